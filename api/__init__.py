@@ -1,0 +1,1 @@
+"""The REST API: parse, one statement, answer. `app.py` puts it together."""

@@ -1,0 +1,139 @@
+"""What answers look like: their shapes for the OpenAPI document, and how rows become them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, Field
+from sqlalchemy import Row
+
+State = Literal["held", "queued", "sent", "failed", "cancelled"]
+
+
+class Client(BaseModel):
+    """A client."""
+
+    client_id: int
+    username: str
+    location: str
+
+
+class Operator(BaseModel):
+    """An operator."""
+
+    operator_id: int
+    operator_name: str
+    operator_group: str
+    store_id: int
+
+
+class Chat(BaseModel):
+    """A chat, with the payload as it is sent."""
+
+    chat_id: int
+    conversation_id: int
+    seq: int = Field(description="its number in the conversation, from 1, without gaps")
+    sender: Literal["client", "operator"]
+    payload: str
+    client_id: int
+    operator_id: int
+    utc_date: AwareDatetime = Field(description="when it was accepted")
+    state: State
+    release_at: AwareDatetime | None = Field(description="when a held chat may go")
+
+
+class SentChat(Chat):
+    """A chat, and when it was sent."""
+
+    sent_at: AwareDatetime | None
+
+
+class BriefChat(Chat):
+    """A chat as the brief's startChat answers it."""
+
+    message: str
+    status: Literal[200]
+
+
+class Accepted(Chat):
+    """One chat of a list that was accepted; 200 where it had been before."""
+
+    status: Literal[200, 201]
+
+
+class ProblemOut(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    message: str
+    errors: list[dict[str, str]] = Field(default=[], description="the fields at fault, each with its reason")
+
+
+class Conversation(BaseModel):
+    """A conversation with all its chats in order."""
+
+    conversation_id: int
+    store_id: int
+    operator_id: int
+    client_id: int
+    operator_group: str
+    chat: list[Chat]
+
+
+class BriefConversation(BaseModel):
+    """A conversation as the brief's getConversation answers it."""
+
+    conversation: Conversation
+    status: Literal[200]
+
+
+class ChatPage(BaseModel):
+    """Some chats of a conversation, in order; the Link header has the next page."""
+
+    chat: list[Chat]
+
+
+class StateCount(BaseModel):
+    """How many chats are in a state."""
+
+    state: State
+    chats: int
+    oldest: AwareDatetime | None = Field(description="since when the one that is longest in it has been")
+    next_release: AwareDatetime | None
+
+
+class Queue(BaseModel):
+    """The queue, state by state."""
+
+    states: list[StateCount]
+
+
+class Health(BaseModel):
+    """The process lives; ready: and reaches its database."""
+
+    status: Literal["ok"]
+
+
+def instant(value: dt.datetime | None) -> str | None:
+    """ISO 8601 in UTC, to the microsecond."""
+    return None if value is None else value.astimezone(dt.UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def chat(row: Row[Any] | Any) -> dict[str, Any]:
+    """A chat's members from a row that has its columns."""
+    return {
+        "chat_id": row.chat_id,
+        "conversation_id": row.conversation_id,
+        "seq": row.seq,
+        "sender": row.sender,
+        "payload": row.payload,
+        "client_id": row.client_id,
+        "operator_id": row.operator_id,
+        "utc_date": instant(row.created_at),
+        "state": row.state,
+        "release_at": instant(row.release_at),
+    }

@@ -1,0 +1,133 @@
+"""The OpenAPI document, made from the routes and the very models that check the input."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from flask import Flask
+from pydantic import BaseModel, TypeAdapter
+from werkzeug.routing import Rule
+
+from api.answers import ProblemOut
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+REPLAYED = {
+    "Idempotent-Replayed": {
+        "description": "true where the request had been done before and nothing was added",
+        "schema": {"const": "true"},
+    }
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a view takes and gives; `describe` attaches one to it."""
+
+    summary: str
+    takes: type[BaseModel] | None = None
+    gives: Any = None  # of status 200; None: not described
+    created: type[BaseModel] | None = None  # of status 201, on the routes that say so
+    problems: tuple[int, ...] = ()
+    query: dict[str, tuple[int, int]] = field(default_factory=dict)  # name: least and most
+    list_up_to: int = 0  # the body may also be a JSON list of so many
+
+
+def describe(summary: str, **parts: Any) -> Callable[[View], View]:
+    """Says what a view takes and gives, for the document below. The parts are Operation's fields."""
+
+    def attach(view: View) -> View:
+        view.operation = Operation(summary, **parts)  # type: ignore[attr-defined]
+        return view
+
+    return attach
+
+
+def document(app: Flask) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of every described route."""
+    paths: dict[str, dict[str, Any]] = {}
+    schemas: dict[str, Any] = {}
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        operation = getattr(app.view_functions[rule.endpoint], "operation", None)
+        if operation is not None:
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+            for method in rule.methods & {"GET", "POST", "PUT", "DELETE"} if rule.methods else ():
+                paths.setdefault(path, {})[method.lower()] = _operation(rule, operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Shoptalk", "version": "1", "description": "Chat between a store's clients and operators."},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _operation(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
+        for name in sorted(rule.arguments - (rule.defaults or {}).keys())
+    ] + [
+        {"name": name, "in": "query", "schema": {"type": "integer", "minimum": least, "maximum": most}}
+        for name, (least, most) in operation.query.items()
+    ]
+    described: dict[str, Any] = {
+        "operationId": rule.endpoint.replace(".", "_"),
+        "summary": operation.summary,
+        "responses": _responses(rule, operation, schemas),
+    }
+    if parameters:
+        described["parameters"] = parameters
+    if operation.takes is not None:
+        schema = _schema(operation.takes, schemas)
+        many = {"type": "array", "items": {}, "minItems": 1, "maxItems": operation.list_up_to}
+        json_schema = {"anyOf": [schema, many]} if operation.list_up_to else schema
+        form_schema = _without_null(schemas[operation.takes.__name__])
+        content = {"application/json": {"schema": json_schema}} | {form: {"schema": form_schema} for form in FORMS}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema for a form, which has no way to say null."""
+    properties = copy.deepcopy(schema["properties"])
+    for name in properties:
+        if "anyOf" in properties[name]:
+            properties[name]["anyOf"] = [kind for kind in properties[name]["anyOf"] if kind != {"type": "null"}]
+            properties[name].pop("default", None)
+    return schema | {"properties": properties}
+
+
+def _responses(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {"200": {"description": "done"}}
+    if operation.gives is not None:
+        responses["200"] |= {"content": _json(operation.gives, schemas)}
+    if operation.takes is not None:
+        responses["200"]["headers"] = REPLAYED
+    if operation.created is not None and rule.rule.startswith("/v1/"):
+        responses["201"] = {"description": "created", "content": _json(operation.created, schemas)}
+    problem = {"application/problem+json": {"schema": _schema(ProblemOut, schemas)}}
+    for status in sorted({*operation.problems, 401, 405, 503}):
+        responses[str(status)] = {"description": "see `detail`", "content": problem}
+    return responses
+
+
+def _json(shape: Any, schemas: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": _schema(shape, schemas)}}
+
+
+def _schema(shape: Any, schemas: dict[str, Any]) -> dict[str, Any]:
+    """The shape's JSON schema by reference; what it refers to is put into `schemas`."""
+    schema = TypeAdapter(shape).json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(schema.pop("$defs", {}))
+    if isinstance(shape, type) and issubclass(shape, BaseModel):
+        schemas[shape.__name__] = schema
+        return {"$ref": f"#/components/schemas/{shape.__name__}"}
+    return schema

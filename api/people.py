@@ -1,0 +1,55 @@
+"""Adding clients and operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Blueprint, Response
+from pydantic import BaseModel
+
+from api import answers
+from api.context import engine, reply, settings
+from api.fields import ClientIn, OperatorIn, parse
+from api.openapi import describe
+from api.problems import Problem, field_errors
+from api.requests import body
+from sql.database import query
+
+people = Blueprint("people", __name__)
+
+
+@people.post("/app/addClient/", endpoint="brief_add_client", defaults={"created_status": 200})
+@people.post("/v1/clients", defaults={"created_status": 201})
+@describe("Add a client", takes=ClientIn, gives=answers.Client, created=answers.Client, problems=(400, 409, 413, 415))
+def add_client(created_status: int) -> Response:
+    return _added(query("add_client"), parse(ClientIn, body()), created_status)
+
+
+@people.post("/app/addOperator/", endpoint="brief_add_operator", defaults={"created_status": 200})
+@people.post("/v1/operators", defaults={"created_status": 201})
+@describe(
+    "Add an operator", takes=OperatorIn, gives=answers.Operator, created=answers.Operator, problems=(400, 409, 413, 415)
+)
+def add_operator(created_status: int) -> Response:
+    hours = {"timezone": settings().timezone, "opens": settings().opens, "closes": settings().closes}
+    return _added(query("add_operator"), parse(OperatorIn, body()), created_status, hours)
+
+
+def _added(
+    statement: sa.TextClause, wanted: BaseModel, created_status: int, extra: dict[str, Any] | None = None
+) -> Response:
+    """Adds what is wanted, or answers the same one again. Raises Problem 409 when its id is somebody else's."""
+    fields = wanted.model_dump()
+    row = None
+    with engine().connect() as connection:
+        while row is None:  # none: it lost a race just now, see the statement
+            row = connection.execute(statement, fields | (extra or {})).mappings().one_or_none()
+    if row["created"]:
+        return reply(fields, created_status)
+    differing = [name for name, value in fields.items() if row[name] != value]
+    if differing:
+        key = next(iter(fields))
+        reason = f"{fields[key]} is taken, with another {' and '.join(differing)}"
+        raise Problem(409, f"{key} {reason}", field_errors(key, reason))
+    return reply(fields, 200, Idempotent_Replayed="true")

@@ -1,0 +1,123 @@
+"""Every error answer, made in one place: RFC 9457 problem details, and what each SQLSTATE means in HTTP."""
+
+from __future__ import annotations
+
+import http
+import logging
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import psycopg
+import sqlalchemy as sa
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+
+log = logging.getLogger("shoptalk.api")
+
+RETRY_AFTER_SECONDS = 1
+
+# What the database says, by SQLSTATE and then by class. ST404 and ST409 are schema.sql's own. What is in
+# neither is trouble of the server: come again.
+STATUS_OF_SQLSTATE = {"ST404": 404, "ST409": 409}
+STATUS_OF_CLASS = {
+    "22": 400,  # data exception
+    "23": 400,  # a constraint that the input models did not catch
+}
+
+# The input field that a constraint is about.
+FIELD_OF_CONSTRAINT = {
+    "chats_chat_id": "chat_id",
+    "chats_payload": "payload",
+    "chats_sender": "sender",
+    "stores_timezone": "timezone",
+}
+
+
+@dataclass
+class Problem(Exception):
+    """An error to answer with. `errors` names the input fields at fault, each with the reason."""
+
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The members of the answer; `message` is what the brief's first clients read."""
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": http.HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "message": self.detail,
+        }
+        return body | ({"errors": self.errors} if self.errors else {})
+
+    def response(self) -> Response:
+        """The answer, `application/problem+json`."""
+        response = cast(Response, current_app.json.response(self.as_dict()))
+        response.status_code = self.status
+        response.content_type = "application/problem+json"
+        if self.status == 503:
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        if self.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+
+def field_errors(field_name: str | None, reason: str) -> list[dict[str, str]]:
+    """The `errors` member for one field, empty where no field is known."""
+    return [{"field": field_name, "reason": reason}] if field_name else []
+
+
+def of_sqlstate(state: str, reason: str, field_name: str | None) -> Problem:
+    """What a database error means to the caller."""
+    status = STATUS_OF_SQLSTATE.get(state) or STATUS_OF_CLASS.get(state[:2])
+    if status is None:
+        return Problem(503, "the database cannot do this just now, try again")
+    return Problem(status, reason, field_errors(field_name, reason))
+
+
+def of_database_error(error: psycopg.Error) -> Problem:
+    """The same, for an error as psycopg raises it."""
+    diagnostic = error.diag
+    name = diagnostic.column_name or FIELD_OF_CONSTRAINT.get(diagnostic.constraint_name or "")
+    return of_sqlstate(error.sqlstate or "08000", diagnostic.message_primary or str(error), name)
+
+
+def register(app: Flask) -> None:
+    """Makes the app answer every error as a problem."""
+
+    @app.errorhandler(Problem)
+    def problem(error: Problem) -> Response:
+        return error.response()
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        if error.code is None or error.code < 400:
+            return Response(error.get_response(request.environ))  # type: ignore[arg-type]  # redirects
+        if error.code == 413:
+            _drain_body()
+        response = Problem(error.code, error.description or error.name).response()
+        response.headers.extend((k, v) for k, v in error.get_headers() if k not in ("Content-Type", "Content-Length"))
+        return response
+
+    @app.errorhandler(sa.exc.DBAPIError)
+    def database_error(error: sa.exc.DBAPIError) -> Response:
+        cause = error.orig if isinstance(error.orig, psycopg.Error) else psycopg.OperationalError(str(error))
+        answer = of_database_error(cause)
+        if answer.status == 503:
+            log.warning("database_unavailable sqlstate=%s reason=%s", cause.sqlstate, str(cause).strip())
+        return answer.response()
+
+    @app.errorhandler(sa.exc.TimeoutError)
+    @app.errorhandler(psycopg.Error)
+    def unreachable(error: Exception) -> Response:
+        log.warning("database_unavailable reason=%s", str(error).strip())
+        return Problem(503, "the database cannot be reached just now, try again").response()
+
+
+def _drain_body(limit_bytes: int = 64 * 2**20) -> None:
+    """Reads off a body that was too large, so that the client gets to read the answer and not a reset."""
+    stream = request.environ["wsgi.input"]
+    while limit_bytes > 0 and (chunk := stream.read(65536)):
+        limit_bytes -= len(chunk)

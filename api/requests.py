@@ -1,0 +1,56 @@
+"""Reading a request: its body as plain data, its path's and query's numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from flask import request
+from pydantic import TypeAdapter, ValidationError
+
+from api.fields import ChatId, Id
+from api.problems import Problem, field_errors
+
+_id = TypeAdapter(Id)
+_chat_id = TypeAdapter(ChatId)
+
+
+def body() -> Any:
+    """The body: JSON of any kind, or a form's fields. Raises Problem 400 and 415."""
+    if request.mimetype == "application/json":
+        return _json(request.get_data())
+    if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        return request.form.to_dict()
+    raise Problem(415, "send application/json, application/x-www-form-urlencoded or multipart/form-data")
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data, parse_constant=_no_constant)
+    except RecursionError:
+        raise Problem(400, "the body is nested too deep") from None
+    except ValueError as error:  # bad syntax, bad UTF-8, a number of thousands of digits
+        raise Problem(400, f"the body is not JSON: {error}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def path_id(text: str, missing: str, chat: bool = False) -> int:
+    """The id in a path. What cannot be one is not found: raises Problem 404 with the text `missing`."""
+    try:
+        return (_chat_id if chat else _id).validate_python(text)
+    except ValidationError:
+        raise Problem(404, missing) from None
+
+
+def query_number(name: str, default: int, least: int, most: int) -> int:
+    """A number in the query string. Raises Problem 400 that names it."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 11 and least <= int(text) <= most):
+        reason = f"expected a whole number from {least} to {most}"
+        raise Problem(400, f"{name}: {reason}", field_errors(name, reason))
+    return int(text)

@@ -1,0 +1,58 @@
+"""Looking at the system: the queue by state, liveness, readiness, the API's own description."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, current_app
+
+from api import answers
+from api.context import engine, reply
+from api.openapi import describe, document
+from sql.database import query
+
+status = Blueprint("status", __name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # asked by probes, which have no key
+
+
+@status.get("/v1/queue")
+@describe("How many chats are in each state", gives=answers.Queue)
+def get_queue() -> Response:
+    with engine().connect() as connection:
+        rows = connection.execute(query("queue_status")).all()
+    states = [
+        {
+            "state": row.state,
+            "chats": row.chats,
+            "oldest": answers.instant(row.oldest),
+            "next_release": answers.instant(row.next_release),
+        }
+        for row in rows
+    ]
+    return reply({"states": states})
+
+
+@status.get("/healthz")
+@describe("Whether the process lives", gives=answers.Health)
+def healthz() -> Response:
+    return reply({"status": "ok"})
+
+
+@status.get("/readyz")
+@describe("Whether the process can reach its database", gives=answers.Health)
+def readyz() -> Response:
+    with engine().connect() as connection:
+        connection.execute(sa.text("select version from schema_version"))
+    return reply({"status": "ok"})
+
+
+@status.get("/openapi.json")
+@describe("This description")
+def openapi() -> Response:
+    return reply(document(current_app))
+
+
+@status.get("/app/")
+@describe("A greeting, as the brief's first system had it")
+def greeting() -> Response:
+    return Response("Hello, world. You're at the conversation index.", mimetype="text/plain")

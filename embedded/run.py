@@ -1,0 +1,96 @@
+"""bin/run: the embedded server where it is needed, the schema, and the Procfile, in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from types import FrameType
+
+import psycopg
+
+from embedded import programs
+from embedded.cluster import Cluster, data_folder
+from sql.schema import WrongSchema, prepare
+from sql.settings import BadSetting, Settings
+
+CHECKOUT = Path(__file__).parent.parent
+STOP_SECONDS = 6  # honcho gives its processes 5
+
+
+class Ended(Exception):
+    """SIGINT, SIGTERM or SIGHUP came."""
+
+
+def main() -> int:
+    """Runs everything until it is told to end; the exit status is 0 then, honcho's otherwise."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    try:
+        settings = Settings.from_environment()
+        _insist_on_free_port(settings)
+        with contextlib.ExitStack() as stack:
+            if not settings.database_url:
+                print("starting the embedded PostgreSQL", flush=True)
+                os.environ["DATABASE_URL"] = stack.enter_context(Cluster(data_folder())).url
+            prepare(os.environ["DATABASE_URL"])
+            return _run_procfile(settings)
+    except Ended:
+        return 0
+    except (BadSetting, WrongSchema, programs.Unusable, psycopg.Error) as error:
+        print(f"shoptalk: {error}", file=sys.stderr)
+        return 1
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)  # once is enough; a second Ctrl-C must not leave things behind
+    raise Ended
+
+
+def _insist_on_free_port(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            reason = error.strerror
+            raise BadSetting(f"cannot serve on {settings.host}:{settings.port}: {reason}; set HOST and PORT") from None
+
+
+def _run_procfile(settings: Settings) -> int:
+    command = [sys.executable, "-m", "honcho", "start", "-e", os.devnull, "-f", str(CHECKOUT / "Procfile"), "-d"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    env = os.environ | {"PORT": str(settings.port), "PATH": path, "PYTHONUNBUFFERED": "1"}
+    honcho = subprocess.Popen([*command, str(CHECKOUT)], env=env, start_new_session=True)
+    try:
+        threading.Thread(target=_announce, args=[settings, honcho], daemon=True).start()
+        return honcho.wait()
+    finally:
+        honcho.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            honcho.wait(STOP_SECONDS)
+        honcho.kill()
+
+
+def _announce(settings: Settings, honcho: subprocess.Popen[bytes]) -> None:
+    """Prints the URL as soon as it answers."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
+    while honcho.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310  # ours
+            print(f"Shoptalk is ready: {url}", flush=True)
+            return
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

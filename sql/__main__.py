@@ -1,0 +1,15 @@
+"""`python -m sql`: brings the database of DATABASE_URL up to date, or says why it cannot."""
+
+import logging
+import os
+import sys
+
+import psycopg
+
+from sql.schema import WrongSchema, prepare
+
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+try:
+    prepare(os.environ.get("DATABASE_URL", ""))
+except (WrongSchema, psycopg.Error) as error:
+    sys.exit(f"shoptalk: {error}")

@@ -1,0 +1,77 @@
+"""How to reach the database: an engine for statements, a plain connection for LISTEN, the named statements."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import select
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+# A statement of ours that takes longer than this is stuck: better an error than a pool that runs dry.
+STATEMENT_TIMEOUT_SECONDS = 15
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+def connect(database_url: str, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
+    """A plain connection in autocommit, as LISTEN and session locks need it. Raises psycopg.Error."""
+    return psycopg.connect(
+        database_url,
+        autocommit=True,
+        application_name=application_name,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        client_encoding="UTF8",
+        # A server that vanished without a word is noticed within half a minute.
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+        tcp_user_timeout=25_000,
+    )
+
+
+def make_engine(database_url: str, application_name: str, pool_size: int = 10) -> sa.Engine:
+    """An engine in autocommit: every call of ours is one statement, so one round trip.
+
+    A caller waits up to 5 s for one of `pool_size` connections and then gets sqlalchemy.exc.TimeoutError.
+    """
+
+    def connect_and_set() -> psycopg.Connection[tuple[Any, ...]]:
+        connection = connect(database_url, application_name)
+        connection.execute(
+            "select set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false),"
+            " set_config('default_transaction_isolation', 'read committed', false)",
+            [f"{STATEMENT_TIMEOUT_SECONDS}s"],
+        )
+        return connection
+
+    engine = sa.create_engine(
+        "postgresql+psycopg://",
+        creator=connect_and_set,
+        isolation_level="AUTOCOMMIT",
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_use_lifo=True,
+    )
+    sa.event.listen(engine, "checkout", refuse_dead_connection)
+    return engine
+
+
+def refuse_dead_connection(connection: Any, *_: object) -> None:
+    """Makes the pool replace a connection that the server has closed while it was idle.
+
+    A server says nothing to an idle session but goodbye, so something to read means that it is gone. It
+    costs one poll() where pool_pre_ping costs a round trip.
+    """
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
+    if poll.poll(0):
+        raise sa.exc.DisconnectionError("the server has closed this connection")
+
+
+@functools.cache
+def query(name: str) -> sa.TextClause:
+    """The statement in queries/<name>.sql. psql runs the same file, with `-v parameter=value`."""
+    return sa.text(importlib.resources.files("sql").joinpath(f"queries/{name}.sql").read_text("utf-8"))

@@ -1,0 +1,16 @@
+-- Adds an operator, and its store with the default hours if that is new; or answers the operator that
+-- has the id: `created` says which. Raced as add_client.sql is.
+with new_store as (
+    insert into stores (store_id, timezone, opens, closes)
+    select :store_id, :timezone, :opens, :closes
+     where not exists (select from operators where operator_id = :operator_id)
+    on conflict do nothing
+), added as (
+    insert into operators (operator_id, operator_name, operator_group, store_id)
+    values (:operator_id, :operator_name, :operator_group, :store_id)
+    on conflict do nothing
+    returning *
+)
+select true as created, added.* from added
+union all
+select false, o.* from operators o where o.operator_id = :operator_id and not exists (select from added)

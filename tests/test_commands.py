@@ -1,0 +1,116 @@
+"""bin/run and bin/psql from outside, on a data folder of their own; whoever runs the tests runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from tests.conftest import ROOT, Process, eventually, free_port
+
+
+class Shoptalk:
+    """bin/run on a free port."""
+
+    def __init__(self, data: Path) -> None:
+        self.port = free_port()
+        self.env = {"SHOPTALK_DATA": str(data), "PORT": str(self.port), "SHOPTALK_HOURS": "00:00-00:00"}
+        self.process = Process([str(ROOT / "bin" / "run")], self.env)
+
+    def call(self, path: str, **fields: object) -> Any:
+        data = json.dumps(fields).encode() if fields else None
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def psql(self, statement: str) -> str:
+        return psql(self.env, statement)
+
+
+def psql(env: dict[str, str], statement: str) -> str:
+    command = [str(ROOT / "bin" / "psql"), "-Atc", statement]
+    return subprocess.run(command, env=os.environ | env, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def data(public_folder: Path) -> Iterator[Path]:
+    given = os.environ.pop("DATABASE_URL", None)
+    yield public_folder / "data"
+    if given is not None:
+        os.environ["DATABASE_URL"] = given
+
+
+def test_run_serves_ends_without_a_trace_and_comes_back_with_the_same_data(data: Path) -> None:
+    shoptalk = Shoptalk(data)
+    try:
+        line = shoptalk.process.expect("Shoptalk is ready")
+        assert f"http://127.0.0.1:{shoptalk.port}" in line
+        shoptalk.call("/app/addClient/", client_id=1, username="Ann", location="Oslo")
+        shoptalk.call("/app/addOperator/", operator_id=1, operator_name="O", operator_group="g", store_id=1)
+        shoptalk.call("/app/startChat/", conversation_id=7, client_id=1, opertor_id=1, payload="hi")
+        eventually(lambda: shoptalk.call("/app/getConversation/7/")["conversation"]["chat"][0]["state"] == "sent")
+        assert shoptalk.psql("select state, chats from queue_status where chats > 0") == "sent|1"
+        family = psutil.Process(shoptalk.process.popen.pid).children(recursive=True)
+        assert any("postgres" in child.name() for child in family)
+    finally:
+        status = shoptalk.process.end(signal.SIGINT, seconds=10)
+    assert status == 0
+    assert not psutil.wait_procs(family, timeout=1)[1]
+
+    assert psql(shoptalk.env, "select count(*) from chats") == "1"  # starts the server for itself
+    again = Shoptalk(data)
+    try:
+        again.process.expect("Shoptalk is ready")
+        assert len(again.call("/app/getConversation/7/")["conversation"]["chat"]) == 1
+    finally:
+        assert again.process.end(signal.SIGTERM, seconds=10) == 0
+
+
+def test_a_killed_run_leaves_no_server_behind_and_its_data_whole(data: Path) -> None:
+    shoptalk = Shoptalk(data)
+    shoptalk.process.expect("Shoptalk is ready")
+    family = psutil.Process(shoptalk.process.popen.pid).children(recursive=True)
+    shoptalk.process.end(signal.SIGKILL)
+    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert psql(shoptalk.env, "select count(*) from chats") == "0"
+
+
+def test_a_second_run_on_the_same_folder_or_port_says_so(data: Path) -> None:
+    shoptalk = Shoptalk(data)
+    try:
+        shoptalk.process.expect("Shoptalk is ready")
+        same_port = Process([str(ROOT / "bin" / "run")], shoptalk.env)
+        same_port.expect("set HOST and PORT")
+        assert same_port.popen.wait(10) == 1
+        same_folder = Shoptalk(data)
+        same_folder.process.expect("running already")
+        assert same_folder.process.popen.wait(10) == 1
+        for process in (same_port, same_folder.process):
+            process.end()
+    finally:
+        shoptalk.process.end()
+
+
+def test_the_server_lets_nobody_in_without_the_password(data: Path) -> None:
+    shoptalk = Shoptalk(data)
+    try:
+        shoptalk.process.expect("Shoptalk is ready")
+        port = (data / "port").read_text()
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(host="127.0.0.1", port=port, user="shoptalk", password="wrong")
+        with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+            psycopg.connect(host="127.0.0.1", port=port, user="shoptalk")
+        assert (data / "password").stat().st_mode & 0o077 == 0
+    finally:
+        shoptalk.process.end()

@@ -1,0 +1,58 @@
+"""schemathesis over the OpenAPI document against the real app, as a stranger would use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+
+from tests.conftest import MakeClient, on
+
+
+@pytest.fixture(scope="session")
+def api_schema(server: str, template: str, make_client: MakeClient) -> Iterator[schemathesis.BaseSchema]:
+    name = template + "_openapi"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"create database {name} template {template}")
+        client = make_client(on(server, name))
+        # Something to find: ids that are easily guessed.
+        for number in range(1, 4):
+            client.post("/v1/clients", json={"client_id": number, "username": "a", "location": "b"})
+            client.post(
+                "/v1/operators",
+                json={"operator_id": number, "operator_name": "a", "operator_group": "b", "store_id": number},
+            )
+            chat = {"chat_id": number, "conversation_id": number, "client_id": number, "operator_id": number}
+            client.post("/v1/chats", json=chat | {"payload": "x"})
+        yield schemathesis.openapi.from_wsgi("/openapi.json", client.application)
+        admin.execute(f"drop database {name} with (force)")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_every_answer_is_as_described(api_schema: schemathesis.BaseSchema, mode: GenerationMode) -> None:
+    """Requests that fit the description, and such that do not."""
+    tried = 0
+    for result in api_schema.get_all_operations():
+        operation = result.ok()
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        def check(case: schemathesis.Case) -> None:
+            nonlocal tried
+            tried += 1
+            case.call_and_validate()
+
+        if mode is GenerationMode.POSITIVE or operation.body or operation.query or operation.path_parameters:
+            check()
+    assert tried > 500
+
+
+def test_every_route_is_described(api_schema: schemathesis.BaseSchema, client: object) -> None:
+    described = set(api_schema.raw_schema["paths"])
+    app = client.application  # type: ignore[attr-defined]
+    assert {rule.rule.replace("<", "{").replace(">", "}") for rule in app.url_map.iter_rules()} == described

@@ -1,0 +1,133 @@
+"""Sleeping until there may be something to send: LISTEN, the bell's lock, and the poll under both."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from typing import Any
+
+import psycopg
+
+from sql.database import connect, query
+
+log = logging.getLogger("shoptalk.worker")
+
+# A busy worker leaves the bell alone, so that producers need not ring (a NOTIFY costs them two thirds of
+# their speed), and looks by itself this often until nothing has come for this long.
+BUSY_POLL_SECONDS = 0.002
+BUSY_LINGER_SECONDS = 0.010
+# Asleep: the poll under the bell, for a lost notification, a retry that falls due, a dead listener.
+ASLEEP_POLL_SECONDS = 0.5
+# A transaction is under way that will not ring when it commits.
+UNDECIDED_POLL_SECONDS = 0.02
+RECONNECT_SECONDS = 1.0
+# The schedule rings every minute: a listener that hears nothing for longer is deaf.
+DEAF_AFTER_SECONDS = 90.0
+
+
+class Bell:
+    """One worker's LISTEN connection, used by the thread that sends; `wake()` may come from anywhere.
+
+    `wait()` returns when there may be work; that is only ever a hint. It raises nothing: a lost connection
+    is made anew, and meanwhile the poll goes on.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._armed = False  # we hold the bell's lock, so every enqueue rings
+        self._rung = False
+        self._last_work = self._last_ring = self._reconnect_at = float("-inf")
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+
+    def wake(self) -> None:
+        """Ends the present or the next wait(). Safe in signal handlers and in other threads."""
+        try:
+            os.write(self._wake_writer, b"!")
+        except BlockingIOError:
+            pass  # full of wake-ups already
+
+    def wait(self, worked: bool) -> None:
+        """Returns when it is time to look at the queue again. `worked`: the last look found something."""
+        try:
+            self._wait(worked)
+        except psycopg.Error as error:
+            self._lost(error)
+
+    def close(self) -> None:
+        """Ends the connection and with it the lock."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _wait(self, worked: bool) -> None:
+        now = time.monotonic()
+        if worked or self._rung:
+            if self._armed and now - self._last_work < BUSY_LINGER_SECONDS:
+                self._listener().execute(str(query("say_awake")))
+                self._armed = False
+            self._last_work = now
+            self._rung = False
+        if self._armed:
+            self._listen(ASLEEP_POLL_SECONDS)
+        elif now - self._last_work < BUSY_LINGER_SECONDS:
+            self._pause(BUSY_POLL_SECONDS)
+        elif now < self._reconnect_at:
+            self._pause(ASLEEP_POLL_SECONDS)
+        else:
+            self._arm()
+
+    def _arm(self) -> None:
+        """Takes the bell's lock. Got it: the caller looks once more before it sleeps, see the schema."""
+        row = self._listener().execute(str(query("say_asleep"))).fetchone()
+        asleep = row[0] if row else None
+        if asleep:
+            self._armed = True
+        else:
+            self._listen(ASLEEP_POLL_SECONDS if asleep is None else UNDECIDED_POLL_SECONDS)
+
+    def _listener(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._connection is None:
+            self._connection = connect(self._database_url, "shoptalk worker bell")
+            self._connection.add_notify_handler(self._on_notify)
+            self._connection.execute("listen chat_queued")
+            self._last_ring = time.monotonic()
+            log.info("listening")
+        return self._connection
+
+    def _on_notify(self, _: psycopg.Notify) -> None:
+        self._rung = True
+        self._last_ring = time.monotonic()
+
+    def _listen(self, seconds: float) -> None:
+        """Waits for a notification, a wake() or the time, whichever is first."""
+        connection = self._listener()
+        if not self._rung:
+            self._pause(seconds, connection.pgconn.socket)
+        connection.pgconn.consume_input()
+        while connection.pgconn.notifies():
+            self._rung = True
+            self._last_ring = time.monotonic()
+        if time.monotonic() - self._last_ring > DEAF_AFTER_SECONDS:
+            raise psycopg.OperationalError(f"no notification for {DEAF_AFTER_SECONDS:.0f} s")
+
+    def _pause(self, seconds: float, *sockets: int) -> None:
+        poll = select.poll()
+        for descriptor in (self._wake_reader, *sockets):
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(seconds * 1000)
+        try:
+            os.read(self._wake_reader, 4096)
+        except BlockingIOError:
+            pass
+
+    def _lost(self, error: psycopg.Error) -> None:
+        log.warning("listener_lost reason=%s", str(error).strip())
+        self.close()
+        self._connection = None
+        self._armed = False
+        self._reconnect_at = time.monotonic() + RECONNECT_SECONDS
+        self._pause(BUSY_POLL_SECONDS)

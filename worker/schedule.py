@@ -1,0 +1,51 @@
+"""Keeping the stores' hours: rings at each opening and closing, at start, and every minute.
+
+The rule itself is in the database: a chat's pointer says from when it may go, and the claim takes back
+what its store has closed on. So a run that is missed, late, doubled or done by two workers is harmless.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+import sqlalchemy as sa
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from sql.database import make_engine, query
+
+log = logging.getLogger("shoptalk.worker")
+
+CHECK_SECONDS = 60
+
+
+class Schedule:
+    """The scheduler of one worker, in threads of its own."""
+
+    def __init__(self, database_url: str) -> None:
+        self._engine = make_engine(database_url, "shoptalk schedule", pool_size=1)
+        # Late runs happen, once: one run does whatever was missed.
+        defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        self._scheduler = BackgroundScheduler(timezone=dt.UTC, job_defaults=defaults)
+
+    def start(self) -> None:
+        """Keeps the hours from now on."""
+        now = dt.datetime.now(dt.UTC)
+        self._scheduler.add_job(self._keep_hours, "interval", seconds=CHECK_SECONDS, next_run_time=now)
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Ends without waiting for a run under way: it does nothing that has to be ended well."""
+        self._scheduler.shutdown(wait=False)
+
+    def _keep_hours(self) -> None:
+        try:
+            with self._engine.connect() as connection:
+                seconds = connection.execute(query("keep_hours")).scalar_one()
+        except sa.exc.SQLAlchemyError as error:
+            log.warning("keeping_hours_failed reason=%s", str(error).splitlines()[0])
+            return
+        # The database's clock says how long; this machine's only measures it.
+        if seconds < CHECK_SECONDS:
+            at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+            self._scheduler.add_job(self._keep_hours, "date", run_date=at, id="next change", replace_existing=True)
