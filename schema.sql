@@ -137,7 +137,8 @@ create table sent_log (
     conversation_id integer not null,
     seq integer not null,
     sent_at timestamptz not null,
-    constraint sent_log_once unique (conversation_id, seq)
+    -- Also how a conversation's own entries are found; position is in it for the streams that resume.
+    constraint sent_log_once unique (conversation_id, seq) include (position)
 ) with (autovacuum_vacuum_insert_scale_factor = 0.1);
 
 -- Why sending a chat raised. dead_at set: a dead letter, given up after its attempts.

@@ -84,6 +84,12 @@ class Conversation(BaseModel):
     chat: list[Chat]
 
 
+class ConversationNow(Conversation):
+    """A conversation, and where its stream goes on from."""
+
+    cursor: str = Field(description="give it to GET /v1/stream as last_event_id: no gap and nothing twice")
+
+
 class BriefConversation(BaseModel):
     """A conversation as the brief's getConversation answers it."""
 

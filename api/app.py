@@ -13,6 +13,7 @@ from api.chats import chats
 from api.conversations import conversations
 from api.people import people
 from api.status import OPEN_PATHS, status
+from api.stream import stream
 from sql.database import make_engine
 from sql.schema import check_version
 from sql.settings import Settings
@@ -31,7 +32,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     context.install(app, settings, make_engine(settings.database_url, "shoptalk web"))
     problems.register(app)
-    for blueprint in (people, chats, conversations, status):
+    for blueprint in (people, chats, conversations, stream, status):
         app.register_blueprint(blueprint)
     app.before_request(_ask_for_key)
     return app

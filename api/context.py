@@ -7,12 +7,13 @@ from typing import Any, cast
 import sqlalchemy as sa
 from flask import Flask, Response, current_app
 
+from api.feed import Feed
 from sql.settings import Settings
 
 
 def install(app: Flask, settings: Settings, database: sa.Engine) -> None:
     """Gives the app what the functions below answer."""
-    app.extensions["shoptalk"] = (settings, database)
+    app.extensions["shoptalk"] = (settings, database, Feed(settings.database_url, database))
 
 
 def settings() -> Settings:
@@ -23,6 +24,11 @@ def settings() -> Settings:
 def engine() -> sa.Engine:
     """The engine of this process, in autocommit."""
     return cast(sa.Engine, current_app.extensions["shoptalk"][1])
+
+
+def feed() -> Feed:
+    """The process's reader of the sent log."""
+    return cast(Feed, current_app.extensions["shoptalk"][2])
 
 
 def reply(data: Any, status: int = 200, **headers: str) -> Response:

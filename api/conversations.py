@@ -14,28 +14,30 @@ from api.context import engine, reply
 from api.openapi import describe
 from api.problems import Problem
 from api.requests import path_id, query_number
-from sql.tables import chat_states, chats
+from sql.tables import chat_states, chats, sent_log
 from sql.tables import conversations as conversations_table
 
 conversations = Blueprint("conversations", __name__)
 
 PAGE = 1000  # chats read at once; keeps memory flat for conversations of any length
 LARGEST_SEQ = 2**31 - 1
+# Where a stream has to begin to continue the very snapshot that the chats are read in.
+CURSOR = sa.select(sa.func.coalesce(sa.func.max(sent_log.c.position), 0)).scalar_subquery().label("cursor")
 NO_SUCH_CONVERSATION = "There is no conversation with the specified id."
 
 
 @conversations.get("/app/getConversation/<conversation_id>/")
 @describe("Read a conversation with all its chats", gives=answers.BriefConversation, problems=(404,))
 def brief_conversation(conversation_id: str) -> Response:
-    head, rest = _whole(conversation_id)
-    return _streamed('{"conversation":', head, rest, ',"status":200}')
+    head, _, pages = _whole(conversation_id)
+    return _streamed('{"conversation":', head, pages, ',"status":200}')
 
 
 @conversations.get("/v1/conversations/<conversation_id>")
-@describe("Read a conversation with all its chats", gives=answers.Conversation, problems=(404,))
+@describe("Read a conversation with all its chats", gives=answers.ConversationNow, problems=(404,))
 def get_conversation(conversation_id: str) -> Response:
-    head, rest = _whole(conversation_id)
-    return _streamed("", head, rest, "")
+    head, cursor, pages = _whole(conversation_id)
+    return _streamed("", head | {"cursor": str(cursor)}, pages, "")
 
 
 @conversations.get("/v1/conversations/<conversation_id>/chats")
@@ -55,8 +57,8 @@ def get_chats(conversation_id: str) -> Response:
     headers = {}
     if len(page) > limit:
         page.pop()
-        headers["Link"] = f'</v1/conversations/{number}/chats?after={page[-1]["seq"]}&limit={limit}>; rel="next"'
-    return reply({"chat": page}, 200, **headers)
+        headers["Link"] = f'</v1/conversations/{number}/chats?after={page[-1].seq}&limit={limit}>; rel="next"'
+    return reply({"chat": [answers.chat(row) for row in page]}, 200, **headers)
 
 
 def _conversation(connection: sa.Connection, number: int) -> dict[str, Any]:
@@ -68,47 +70,47 @@ def _conversation(connection: sa.Connection, number: int) -> dict[str, Any]:
     return dict(row)
 
 
-def _page(connection: sa.Connection, number: int, after: int, limit: int) -> list[dict[str, Any]]:
-    """The conversation's chats whose seq is above `after`, at most `limit`."""
+def _page(connection: sa.Connection, number: int, after: int, limit: int) -> list[sa.Row[Any]]:
+    """The conversation's chats whose seq is above `after`, at most `limit`, each with the snapshot's cursor."""
     c, s = chats.c, chat_states.c
     select = (
-        sa.select(chats, s.state, s.release_at)
+        sa.select(chats, s.state, s.release_at, CURSOR)
         .join(chat_states, c.chat_id == s.chat_id)
         .where(c.conversation_id == number, c.seq > after)
         .order_by(c.seq)
         .limit(limit)
     )
-    return [answers.chat(row) for row in connection.execute(select)]
+    return list(connection.execute(select))
 
 
-def _whole(conversation_id: str) -> tuple[dict[str, Any], Iterator[list[dict[str, Any]]]]:
-    """The conversation's own members, and its chats page by page, of which the first is read already."""
+def _whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.Row[Any]]]]:
+    """The conversation's own members, the cursor, and its chats by pages, of which the first is read already."""
     number = path_id(conversation_id, NO_SUCH_CONVERSATION)
     database = engine()
     with database.connect() as connection:
         head = _conversation(connection, number)
         first = _page(connection, number, 0, PAGE)
 
-    def pages() -> Iterator[list[dict[str, Any]]]:
+    def pages() -> Iterator[list[sa.Row[Any]]]:
         page = first
         while page:
             yield page
             if len(page) < PAGE:
                 return
             with database.connect() as connection:
-                page = _page(connection, number, page[-1]["seq"], PAGE)
+                page = _page(connection, number, page[-1].seq, PAGE)
 
-    return head, pages()
+    return head, first[0].cursor, pages()
 
 
-def _streamed(before: str, head: dict[str, Any], pages: Iterator[list[dict[str, Any]]], after: str) -> Response:
+def _streamed(before: str, head: dict[str, Any], pages: Iterator[list[sa.Row[Any]]], after: str) -> Response:
     """The answer as it is read, so that a conversation of a million chats needs the memory of one page."""
 
     def text() -> Iterator[str]:
         yield before + json.dumps(head)[:-1] + ', "chat":['
         separator = ""
         for page in pages:
-            yield separator + json.dumps(page)[1:-1]
+            yield separator + json.dumps([answers.chat(row) for row in page])[1:-1]
             separator = ","
         yield "]}" + after
 

@@ -1,6 +1,9 @@
 """How gunicorn serves the app. Must not import psycopg: gevent has to patch the process first."""
 
 import os
+import signal
+from types import FrameType
+from typing import Any
 
 from sql.settings import BadSetting, Settings
 
@@ -17,3 +20,18 @@ keepalive = 75  # seconds; above the usual proxy's 60, so that it never reuses a
 graceful_timeout = 3  # seconds; below honcho's and the contract's 5
 timeout = 30
 control_socket_disable = True
+
+
+def post_worker_init(worker: Any) -> None:
+    """Ends the streams at SIGTERM, so that each ends with a whole event and its reader resumes elsewhere.
+
+    Without it gunicorn waits for them until graceful_timeout and then cuts them off.
+    """
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def end_streams_and_stop(number: int, frame: FrameType | None) -> None:
+        worker.wsgi.extensions["shoptalk"][2].close()
+        if callable(stop):
+            stop(number, frame)
+
+    signal.signal(signal.SIGTERM, end_streams_and_stop)

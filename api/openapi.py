@@ -89,18 +89,18 @@ def _operation(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dic
         schema = _schema(operation.takes, schemas)
         many = {"type": "array", "items": {}, "minItems": 1, "maxItems": operation.list_up_to}
         json_schema = {"anyOf": [schema, many]} if operation.list_up_to else schema
-        form_schema = _without_null(schemas[operation.takes.__name__])
+        form_schema = _as_form(schemas[operation.takes.__name__])
         content = {"application/json": {"schema": json_schema}} | {form: {"schema": form_schema} for form in FORMS}
         described["requestBody"] = {"required": True, "content": content}
     return described
 
 
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema for a form, which has no way to say null."""
+def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema for a form, where everything is text: no numbers and no null."""
     properties = copy.deepcopy(schema["properties"])
     for name in properties:
         if "anyOf" in properties[name]:
-            properties[name]["anyOf"] = [kind for kind in properties[name]["anyOf"] if kind != {"type": "null"}]
+            properties[name]["anyOf"] = [kind for kind in properties[name]["anyOf"] if kind["type"] == "string"]
             properties[name].pop("default", None)
     return schema | {"properties": properties}
 

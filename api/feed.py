@@ -1,0 +1,181 @@
+"""The sent log as it grows: one LISTEN connection and one reader a process, however many streams it has.
+
+The reader hands each chat to the streams that want it. A stream catches up by itself, from the log by its
+cursor, to where the reader stood when it subscribed, and from there on its queue has everything: positions
+have no gaps and one order, so nothing is missing in between and nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from api import answers
+from sql.database import connect, query
+
+log = logging.getLogger("shoptalk.api")
+
+PAGE = 500  # chats a read
+QUEUE_EVENTS = 1000  # a stream further behind than this loses its queue and reads the log by its cursor
+POLL_SECONDS = 5.0  # the floor under NOTIFY
+RECONNECT_SECONDS = 1.0
+
+Key = tuple[str, int]  # ("conversation_id", 7), ("client_id", 1) or ("operator_id", 1)
+
+
+class Subscription:
+    """One stream's bounded queue: what was sent after `since`. `ended` says that no more will come.
+
+    A reader that is slower than its chats has its queue dropped and not grown: `behind` is then set, and
+    the stream catches up from the log as one that has just come.
+    """
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.since = 0
+        self.behind = False
+        self.ended = False
+        self._events: deque[tuple[int, bytes]] = deque()
+        self._ready = threading.Event()
+
+    def put(self, position: int, event: bytes) -> None:
+        """Hands over an event, or drops the queue where there is no room for it."""
+        if len(self._events) >= QUEUE_EVENTS:
+            self.behind = True
+            self._events.clear()
+        if not self.behind:
+            self._events.append((position, event))
+        self._ready.set()
+
+    def begin(self, since: int) -> None:
+        """Begins anew, with what is sent after the position."""
+        self._events.clear()
+        self.since, self.behind = since, False
+
+    def end(self) -> None:
+        """Lets the stream end after what it has."""
+        self.ended = True
+        self._ready.set()
+
+    def take(self, seconds: float) -> list[tuple[int, bytes]]:
+        """What has come, (position, event) each; waits for it at most so long."""
+        if self._ready.wait(seconds) and not self.ended:
+            self._ready.clear()
+        events = []
+        with contextlib.suppress(IndexError):  # empty
+            while True:
+                events.append(self._events.popleft())
+        return events
+
+
+class Feed:
+    """The process's reader of the log. It starts with the first stream."""
+
+    def __init__(self, database_url: str, engine: sa.Engine) -> None:
+        self._database_url = database_url
+        self._engine = engine
+        self._streams: dict[Key, set[Subscription]] = defaultdict(set)
+        self._lock = threading.Lock()
+        self._started = False
+        self._closed = False
+        self._position = 0  # everything up to here has been handed out
+        self.streams = 0
+
+    def subscribe(self, key: Key) -> Subscription:
+        """A subscription from now on. Raises sqlalchemy.exc.SQLAlchemyError without a database."""
+        subscription = Subscription(key)
+        with self._lock:
+            if not self.streams:
+                # Nobody listened, so nothing was handed out: begin at the end.
+                with self._engine.connect() as connection:
+                    self._position = connection.execute(query("log_bounds")).one().latest
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._run, name="feed", daemon=True).start()
+            self._streams[key].add(subscription)
+            self.streams += 1
+            subscription.ended = self._closed
+            subscription.begin(self._position)
+            return subscription
+
+    def renew(self, subscription: Subscription) -> None:
+        """Lets a subscription that has fallen behind begin anew from now on."""
+        with self._lock:
+            subscription.begin(self._position)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Ends a subscription."""
+        with self._lock:
+            streams = self._streams[subscription.key]
+            streams.discard(subscription)
+            if not streams:
+                del self._streams[subscription.key]
+            self.streams -= 1
+
+    def close(self) -> None:
+        """Ends every stream: their readers come back to another process, by their cursors."""
+        self._closed = True
+        for streams in list(self._streams.values()):
+            for subscription in list(streams):
+                subscription.end()
+
+    def _run(self) -> None:
+        while not self._closed:
+            try:
+                self._listen()
+            except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
+                log.warning("feed_lost reason=%s", str(error).strip().splitlines()[0])
+                time.sleep(RECONNECT_SECONDS)
+
+    def _listen(self) -> None:
+        with connect(self._database_url, "shoptalk feed") as connection:
+            connection.execute("listen chat_sent")
+            while not self._closed:
+                # At once after LISTEN and after every wake-up, which is only a hint.
+                while self.streams and self._read() == PAGE:
+                    pass
+                for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
+                    pass
+
+    def _read(self) -> int:
+        with self._engine.connect() as connection:
+            rows = connection.execute(query("read_log"), {"after": self._position, "page": PAGE}).all()
+        with self._lock:
+            for row in rows:
+                if row.position > self._position:  # else: somebody subscribed first and began at the end
+                    self._position = row.position
+                    self._hand_out(row)
+        return len(rows)
+
+    def _hand_out(self, row: Any) -> None:
+        event = None
+        for name in ("conversation_id", "client_id", "operator_id"):
+            for subscription in self._streams.get((name, getattr(row, name)), ()):
+                event = event or encode(row)
+                subscription.put(row.position, event)
+
+
+def encode(row: Any) -> bytes:
+    """The event of a sent chat. JSON has no raw line breaks, so no text can forge another field or event."""
+    chat = {
+        "chat_id": row.chat_id,
+        "conversation_id": row.conversation_id,
+        "seq": row.seq,
+        "sender": row.sender,
+        "payload": row.payload,
+        "client_id": row.client_id,
+        "operator_id": row.operator_id,
+        "utc_date": answers.instant(row.created_at),
+        "state": "sent",
+        "release_at": None,
+        "sent_at": answers.instant(row.sent_at),
+    }
+    return b"event: chat\nid: %d\ndata: %s\n\n" % (row.position, json.dumps(chat).encode())

@@ -1,0 +1,122 @@
+"""GET /v1/stream: what is sent, pushed over a connection that stays open (text/event-stream)."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, request
+
+from api.context import engine, feed
+from api.feed import PAGE, Feed, Key, Subscription, encode
+from api.fields import LARGEST_ID
+from api.problems import Problem, field_errors
+from api.requests import query_number
+from sql.database import query
+
+stream = Blueprint("stream", __name__)
+
+HEARTBEAT_SECONDS = 12.0  # the contract says 15 at most; also how a vanished reader is noticed
+LIFETIME_SECONDS = (300.0, 600.0)  # then the reader reconnects: streams spread over the processes again
+STUCK_SECONDS = 60.0
+MOST_STREAMS = 8000  # a process; more are answered 503
+WINDOW = 20_000  # positions that one catch-up read of a client's or an operator's stream goes over
+KEYS = ("conversation_id", "client_id", "operator_id")
+
+
+@dataclass
+class Start:
+    """Where a stream begins: after `cursor`; `reset` is the event that says so to a reader who asked otherwise."""
+
+    cursor: int
+    reset: bytes = b""
+
+
+@stream.get("/v1/stream")
+def get_stream() -> Response:
+    key = _key()
+    if feed().streams >= MOST_STREAMS:
+        raise Problem(503, "this process has as many streams as it can keep, try again")
+    start = _start()
+    source = feed()
+    subscription = source.subscribe(key)
+    _limit_stuck_writes()
+    response = Response(_events(source, engine(), subscription, start), mimetype="text/event-stream")
+    response.call_on_close(lambda: source.unsubscribe(subscription))
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the events back
+    return response
+
+
+def _limit_stuck_writes() -> None:
+    """A reader that takes nothing at all for this long is cut off; it would hold its place for ever."""
+    connection = request.environ.get("gunicorn.socket")
+    if connection is not None:
+        connection.settimeout(STUCK_SECONDS)
+
+
+def _key() -> Key:
+    given = [name for name in KEYS if name in request.args]
+    if len(given) != 1:
+        reason = "give exactly one of " + ", ".join(KEYS)
+        raise Problem(400, reason, field_errors((given or list(KEYS))[0], reason))
+    return given[0], query_number(given[0], 0, 1, LARGEST_ID)
+
+
+def _start() -> Start:
+    """Where to begin, by Last-Event-ID, ?last_event_id= or ?from=. Unusable cursors are answered in band."""
+    given = request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
+    whence = request.args.get("from")
+    if whence not in (None, "start"):
+        raise Problem(400, "from: expected start", field_errors("from", "expected start"))
+    with engine().connect() as connection:
+        bounds = connection.execute(query("log_bounds")).one()
+    first = bounds.earliest - 1
+    if not given:
+        return Start(first if whence else bounds.latest)
+    if given.isascii() and given.isdigit() and len(given) < 19 and first <= int(given) <= bounds.latest:
+        return Start(int(given))
+    text = {"reason": "unknown cursor", "cursor": str(first), "latest": str(bounds.latest)}
+    return Start(first, b"event: reset\nid: %d\ndata: %s\n\n" % (first, json.dumps(text).encode()))
+
+
+def _events(source: Feed, database: sa.Engine, subscription: Subscription, start: Start) -> Iterator[bytes]:
+    """The stream: reads the log by the cursor to where the subscription begins, and goes on from its queue."""
+    ends_at = time.monotonic() + random.uniform(*LIFETIME_SECONDS)  # noqa: S311  # spreads reconnects
+    cursor = start.cursor
+    # The id at once: a reader that is cut before its first chat resumes from here.
+    yield b"retry: 1000\nid: %d\n\n" % cursor + start.reset
+    while not subscription.ended and time.monotonic() < ends_at:
+        if cursor < subscription.since:
+            for rows in _catch_up(database, subscription.key, cursor, subscription.since):
+                yield b"".join(map(encode, rows))
+            cursor = subscription.since
+        events = [(position, event) for position, event in subscription.take(HEARTBEAT_SECONDS) if position > cursor]
+        if events:
+            cursor = events[-1][0]
+        if subscription.behind:
+            source.renew(subscription)
+        yield b"".join(event for _, event in events) or b":\n\n"
+
+
+def _catch_up(database: sa.Engine, key: Key, after: int, until: int) -> Iterator[list[Any]]:
+    """The stream's chats in (after, until], some at a time."""
+    name, number = key
+    while after < until:
+        with database.connect() as connection:
+            if name == "conversation_id":
+                bounds = {"conversation_id": number, "after": after, "until": until, "page": PAGE}
+                rows = list(connection.execute(query("read_log_of_conversation"), bounds))
+                after = rows[-1].position if len(rows) == PAGE else until
+            else:
+                window = min(after + WINDOW, until)
+                party = {"client_id": None, "operator_id": None} | {name: number}
+                rows = list(connection.execute(query("read_log_of_party"), party | {"after": after, "until": window}))
+                after = window
+        if rows:
+            yield rows

@@ -1,0 +1,10 @@
+-- The same for a client or an operator (the other is null), in a window of positions: a reader that was
+-- away for long goes through the log window by window, each a short read.
+select l.position, l.sent_at, c.chat_id, c.conversation_id, c.seq, c.sender, c.payload, c.client_id,
+       c.operator_id, c.created_at
+  from sent_log l
+  join conversations v on v.conversation_id = l.conversation_id
+  join chats c on c.chat_id = l.chat_id
+ where l.position > :after and l.position <= :until
+   and (v.client_id = :client_id or v.operator_id = :operator_id)
+ order by l.position

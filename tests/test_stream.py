@@ -1,0 +1,372 @@
+"""GET /v1/stream on real gunicorn with gevent: what a reader gets, whatever dies in between."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import signal
+import socket
+import threading
+import urllib.parse
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+
+from embedded.cluster import Cluster
+from sql.schema import prepare
+from tests.conftest import Connection, Process, eventually, free_port
+from tests.test_enqueue import enqueue
+
+Start = Callable[..., Process]
+Event = dict[str, str]
+
+WEB = ["gunicorn", "-w1", "-c", "python:api.gunicorn_conf", "api.app:create_app()"]
+
+
+class Web:
+    """A gunicorn of ours with one process, on the test's database."""
+
+    def __init__(self, start: Start, database: str) -> None:
+        self._start, self._database = start, database
+        self.port = free_port()
+        self.run()
+
+    def run(self) -> None:
+        self.process = self._start(*WEB, DATABASE_URL=self._database, PORT=str(self.port))
+        self.process.expect("Booting worker")
+        eventually(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            connection.request("GET", "/readyz")
+            status = connection.getresponse().status
+            connection.close()
+        except OSError:
+            return False
+        return status == 200
+
+    def open(self, query: str, last_id: str = "") -> Reader:
+        return Reader(self.port, query, last_id)
+
+
+class Reader:
+    """One connection to the stream, read event by event."""
+
+    def __init__(self, port: int, query: str, last_id: str = "") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        headers = f"Last-Event-ID: {last_id}\r\n" if last_id else ""
+        # HTTP/1.0: the body is the stream itself, without chunks.
+        self.socket.sendall(f"GET /v1/stream?{query} HTTP/1.0\r\n{headers}\r\n".encode())
+        self.lines = self.socket.makefile("r", encoding="utf-8", newline="\n")
+        self.cursor = last_id
+        try:
+            self.status = int(self.lines.readline().split()[1])
+            self.headers = dict(line.strip().lower().split(": ", 1) for line in iter(self.lines.readline, "\r\n"))
+        except (OSError, ValueError, IndexError):
+            self.close()
+            raise
+
+    def blocks(self) -> Iterator[Event]:
+        """Every whole block of lines, also comments and ids alone; ends when the stream does."""
+        block: Event = {}
+        for line in self.lines:
+            if line == "\n":
+                self.cursor = block.get("id", self.cursor)
+                yield block
+                block = {}
+            else:
+                name, _, value = line.rstrip("\n").partition(":")
+                block[name] = value.lstrip()
+
+    def events(self) -> Iterator[Event]:
+        return (block for block in self.blocks() if "data" in block)
+
+    def chats(self, count: int) -> list[dict[str, Any]]:
+        events = self.events()
+        return [json.loads(next(events)["data"]) for _ in range(count)]
+
+    def begin(self) -> Reader:
+        """Reads up to the first block, which says that the stream has begun."""
+        next(self.blocks())
+        return self
+
+    def close(self) -> None:
+        self.lines.close()
+        self.socket.close()
+
+
+def send(db: Connection, conversation: int = 7, payload: str = "hi", **parties: int) -> dict[str, Any]:
+    chat = enqueue(db, conversation, payload, **parties)
+    db.execute("select send_chats()")
+    return {"chat_id": chat.chat_id, "seq": chat.seq}
+
+
+@pytest.fixture
+def web(shop: Connection, database: str, start: Start) -> Web:
+    return Web(start, database)
+
+
+@pytest.mark.parametrize("query", ["conversation_id=7", "client_id=1", "operator_id=1"])
+def test_a_sent_chat_comes_to_who_wants_it_and_to_nobody_else(shop: Connection, web: Web, query: str) -> None:
+    reader = web.open(query).begin()
+    assert reader.headers["content-type"].startswith("text/event-stream")
+    assert reader.headers["x-accel-buffering"] == "no"
+    send(shop, 8, client=2, operator=2)
+    shop.execute("set shoptalk.now = '2026-03-02 10:00+00'")  # store 2 is open
+    shop.execute("select send_chats()")
+    sent = send(shop)
+    (chat,) = reader.chats(1)
+    assert (chat["chat_id"], chat["conversation_id"], chat["state"], chat["release_at"]) == (
+        sent["chat_id"], 7, "sent", None)  # fmt: skip
+    reader.close()
+
+
+def test_it_begins_with_now_or_with_the_first(shop: Connection, web: Web) -> None:
+    for number in range(3):
+        send(shop, payload=str(number))
+    now = web.open("conversation_id=7").begin()
+    first = web.open("conversation_id=7&from=start").begin()
+    send(shop, payload="3")
+    assert [chat["payload"] for chat in now.chats(1)] == ["3"]
+    assert [chat["payload"] for chat in first.chats(4)] == ["0", "1", "2", "3"]
+    now.close()
+    first.close()
+
+
+@pytest.mark.parametrize("query", ["conversation_id=7", "client_id=1", "operator_id=1"])
+def test_it_goes_on_right_after_the_last_event(shop: Connection, web: Web, query: str) -> None:
+    reader = web.open(query).begin()
+    for number in range(4):
+        send(shop, payload=str(number))
+        send(shop, 8, payload="other", client=2)
+    assert reader.chats(2)[-1]["seq"] in (1, 2)
+    cursor = reader.cursor
+    reader.close()
+    seqs = {"conversation_id=7": [3, 4], "client_id=1": [3, 4], "operator_id=1": None}[query]
+    by_header = web.open(query, cursor)
+    by_query = web.open(f"{query}&last_event_id={cursor}")
+    for again in (by_header, by_query):
+        chats = again.chats(2)
+        assert seqs is None or [chat["seq"] for chat in chats] == seqs
+        again.close()
+
+
+def test_a_reader_cut_before_its_first_chat_misses_nothing(shop: Connection, web: Web) -> None:
+    reader = web.open("conversation_id=7").begin()
+    cursor = reader.cursor
+    reader.close()
+    send(shop)
+    again = web.open("conversation_id=7", cursor)
+    assert len(again.chats(1)) == 1
+    again.close()
+
+
+def test_a_page_load_and_the_stream_leave_no_gap(shop: Connection, web: Web, client: FlaskClient) -> None:
+    send(shop, payload="0")
+    enqueue(shop, payload="1")
+    page = client.get("/v1/conversations/7").get_json()
+    shop.execute("select send_chats()")
+    reader = web.open("conversation_id=7", page["cursor"])
+    assert [chat["payload"] for chat in reader.chats(1)] == ["1"]
+    reader.close()
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "99999", "9" * 40, "1.5", "²", "%0A%0Adata: forged"])
+def test_an_unknown_cursor_is_answered_in_band_with_where_it_goes_on(shop: Connection, web: Web, cursor: str) -> None:
+    send(shop)
+    reader = web.open("conversation_id=7&last_event_id=" + urllib.parse.quote(cursor, safe="%"))
+    events = reader.events()
+    reset = next(events)
+    assert (reset["event"], reset["id"]) == ("reset", "0")
+    assert json.loads(reset["data"])["latest"] == "1"
+    assert next(events)["event"] == "chat"
+    reader.close()
+
+
+def test_a_pruned_cursor_is_answered_with_the_earliest_that_is_left(shop: Connection, web: Web) -> None:
+    for _ in range(4):
+        send(shop)
+    shop.execute("delete from sent_log where position < 3")
+    reader = web.open("conversation_id=7", "1")
+    events = reader.events()
+    assert (next(events)["id"], json.loads(next(events)["data"])["seq"]) == ("2", 3)
+    reader.close()
+
+
+@pytest.mark.parametrize("query", ["", "conversation_id=7&client_id=1", "conversation_id=x", "client_id=0",
+                                   "operator_id=2147483648", "conversation_id=7&from=end"])  # fmt: skip
+def test_a_bad_request_is_a_problem_that_names_the_field(client: FlaskClient, query: str) -> None:
+    answer = client.get("/v1/stream?" + query)
+    assert (answer.status_code, answer.content_type) == (400, "application/problem+json")
+    assert answer.get_json(force=True)["errors"][0]["field"] in query + "conversation_id"
+
+
+def test_no_text_forges_an_event(shop: Connection, web: Web) -> None:
+    payload = "\n\ndata: forged\r\revent: x\u2028\u0085id: 99\n\n<script>"
+    reader = web.open("conversation_id=7").begin()
+    send(shop, payload=payload)
+    assert reader.chats(1)[0]["payload"] == payload
+    reader.close()
+
+
+def test_a_quiet_stream_has_a_heartbeat(web: Web) -> None:
+    reader = web.open("conversation_id=7").begin()
+    reader.socket.settimeout(15)
+    assert next(reader.blocks()) == {"": ""}
+    reader.close()
+
+
+def test_a_reader_that_does_not_read_falls_behind_and_misses_nothing(shop: Connection, web: Web) -> None:
+    slow = web.open("conversation_id=7&from=start")
+    shop.execute("select enqueue_chat(7, 1, 1, repeat('x', 299)) from generate_series(1, 25000)")
+    while shop.execute("select sent from send_chats(1000)").fetchone()[0]:
+        pass
+    quick = web.open("conversation_id=7&from=start")
+    assert [chat["seq"] for chat in quick.chats(25000)] == list(range(1, 25001))
+    assert [chat["seq"] for chat in slow.chats(25000)] == list(range(1, 25001))
+    slow.close()
+    quick.close()
+
+
+def test_sigterm_ends_a_thousand_streams_within_three_seconds(shop: Connection, web: Web) -> None:
+    readers = [web.open("conversation_id=7").begin() for _ in range(1000)]
+    send(shop)
+    assert web.process.end(seconds=3) == 0
+    web.run()
+    for reader in readers:
+        seqs = [json.loads(event["data"])["seq"] for event in reader.events()]
+        if not seqs:
+            again = web.open("conversation_id=7", reader.cursor)
+            seqs = [chat["seq"] for chat in again.chats(1)]
+            again.close()
+        assert seqs == [1]
+        reader.close()
+
+
+def test_streams_of_readers_that_vanished_are_forgotten(shop: Connection, web: Web) -> None:
+    for _ in range(200):
+        web.open("conversation_id=7").begin().close()
+    reader = web.open("conversation_id=7").begin()
+    for _ in range(3):  # a write to a closed connection fails at the second attempt
+        send(shop)
+        reader.chats(1)
+    (process,) = psutil.Process(web.process.popen.pid).children()
+
+    def streams() -> int:
+        return len([c for c in process.net_connections() if c.status == "ESTABLISHED" and c.laddr.port == web.port])
+
+    eventually(lambda: streams() < 5)
+    reader.close()
+
+
+# Everything dies, and every reader has each of its chats once and in order -----------------------------
+
+CHATS, CONVERSATIONS = 10_000, 200
+
+
+def follow(web: Web, query: str, done: threading.Event, seen: list[tuple[int, int]]) -> None:
+    """A reader that reconnects with its last id through everything, and now and then hangs up by itself."""
+    cursor = "0"
+    cut = random.Random(query)
+    while not done.is_set():
+        try:
+            reader = web.open(query, cursor)
+        except (OSError, ValueError, IndexError):
+            continue
+        if reader.status == 200:
+            reader.socket.settimeout(1)
+            try:
+                for event in reader.events():
+                    chat = json.loads(event["data"])
+                    seen.append((chat["conversation_id"], chat["seq"]))
+                    cursor = event["id"]
+                    if cut.random() < 0.002:
+                        reader.socket.shutdown(socket.SHUT_RDWR)
+            except (OSError, ValueError):
+                pass
+        reader.close()
+
+
+def produce(url: str, chats: int, seed: int) -> None:
+    """Enqueues that many chats with ids of its own, again and again until each is confirmed."""
+    choice = random.Random(seed)
+    chat_ids = iter(range(seed * 1_000_000, seed * 1_000_000 + chats))
+    conversation, chat_id = choice.randint(1, CONVERSATIONS), next(chat_ids)
+    while True:
+        try:
+            with psycopg.connect(url, autocommit=True) as db:
+                while True:
+                    enqueue(db, conversation, "x", chat_id, client=conversation % 5 + 1)
+                    conversation, chat_id = choice.randint(1, CONVERSATIONS), next(chat_ids)
+        except psycopg.OperationalError:
+            continue
+        except StopIteration:
+            return
+
+
+@pytest.mark.timeout(180)
+def test_readers_miss_nothing_whatever_dies(public_folder: Path, start: Start) -> None:
+    with Cluster(public_folder / "data") as cluster:
+        url = cluster.url
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        prepare(url)
+        with psycopg.connect(url, autocommit=True) as db:
+            db.execute("insert into stores (store_id, opens, closes) values (1, '00:00', '00:00')")
+            db.execute("insert into clients select g, 'c', 'x' from generate_series(1, 5) g")
+            db.execute("insert into operators values (1, 'o', 'x', 1)")
+        web = Web(start, url)
+        worker = start("worker", DATABASE_URL=url)
+        done = threading.Event()
+        queries = ["operator_id=1", *(f"client_id={n}" for n in range(1, 6)), "conversation_id=3"]
+        seen: dict[str, list[tuple[int, int]]] = {query: [] for query in queries}
+        with ThreadPoolExecutor(12) as pool:
+            readers = [pool.submit(follow, web, query, done, seen[query]) for query in queries]
+            producers = [pool.submit(produce, url, CHATS // 4, seed) for seed in range(1, 5)]
+            try:
+                for turn in range(3):
+                    goal = CHATS * (turn + 1) // 5
+                    eventually(lambda goal=goal: len(seen["operator_id=1"]) >= goal)  # type: ignore[misc]
+                    worker.end(signal.SIGKILL)
+                    worker = start("worker", DATABASE_URL=url)
+                    terminate(url, "shoptalk feed")
+                    web.process.end(signal.SIGKILL)
+                    web.run()
+                cluster.stop()
+                cluster.start(port=port)
+                for producer in producers:
+                    producer.result()
+                eventually(lambda: len(seen["operator_id=1"]) >= CHATS)
+                eventually(lambda: sum(len(seen[f"client_id={n}"]) for n in range(1, 6)) >= CHATS)
+                eventually(lambda: len(seen["conversation_id=3"]) >= last_seq(url, 3))
+            finally:
+                done.set()
+            for reader in readers:
+                reader.result()
+        for query in queries:
+            order: dict[int, list[int]] = defaultdict(list)
+            for conversation, seq in seen[query]:
+                order[conversation].append(seq)
+            for conversation, seqs in order.items():
+                assert seqs == list(range(1, last_seq(url, conversation) + 1)), query
+        assert len(seen["operator_id=1"]) == CHATS
+
+
+def last_seq(url: str, conversation: int) -> int:
+    with psycopg.connect(url) as db:
+        return int(
+            db.execute("select last_seq from conversations where conversation_id = %s", [conversation]).fetchone()[0]
+        )
+
+
+def terminate(url: str, application: str) -> None:
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = %s", [application])
