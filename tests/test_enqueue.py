@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from tests.conftest import Connection
+from tests.conftest import Connection, clock
 
 ENQUEUE = "select * from enqueue_chat(%s, %s, %s, %s, %s, %s)"
 
@@ -160,6 +160,46 @@ def test_a_list_is_answered_item_by_item_in_its_order(shop: Connection) -> None:
     ).fetchall()
     assert rows == [(1, 1, 8, None, None), (2, 1, 7, None, None), (3, None, None, "ST409", "conversation_id"),
                     (4, 2, 8, None, None)]  # fmt: skip
+
+
+def enqueue_list(db: Connection, *items: tuple[int, str, int | None]) -> list[tuple[object, ...]]:
+    """Enqueues (conversation, payload, chat_id) each; answers (seq, replayed, payload or SQLSTATE) each."""
+    arrays = [[c for c, _, _ in items], [1] * len(items), [1] * len(items), [p for _, p, _ in items]]
+    arrays += [["client"] * len(items), [i for _, _, i in items]]
+    return db.execute(
+        "select (chat).seq, (chat).replayed, coalesce((chat).payload, error_state)"
+        " from enqueue_chats(%s::int[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bigint[]) order by place",
+        arrays,
+    ).fetchall()
+
+
+def test_a_list_of_known_conversations_goes_at_once_and_the_rest_one_by_one(shop: Connection) -> None:
+    enqueue(shop, 7, "first", chat_id=5)
+    enqueue(shop, 8)
+    assert enqueue_list(shop, (8, "a", None), (7, "first", 5), (8, "b", 6), (7, "{{ username }}", None), (9, "c", None)) == [
+        (2, False, "a"), (1, True, "first"), (3, False, "b"), (2, False, "Ann"), (1, False, "c")]  # fmt: skip
+    assert count(shop, "chats") == count(shop, "chat_queue") == 6
+
+
+def test_an_id_twice_in_a_list_is_a_replay_or_a_conflict(shop: Connection) -> None:
+    enqueue(shop, 7)
+    enqueue(shop, 8)
+    assert enqueue_list(shop, (7, "a", 5), (7, "b", None), (7, "a", 5), (8, "a", 5)) == [
+        (2, False, "a"), (3, False, "b"), (2, True, "a"), (None, None, "ST409")]  # fmt: skip
+    assert [enqueue(shop, c).seq for c in (7, 8)] == [4, 2]
+
+
+def test_a_list_is_held_by_each_ones_own_store(shop: Connection) -> None:
+    clock(shop, "2026-03-02 03:00")
+    enqueue(shop, 7)
+    enqueue(shop, 8, operator=2)
+    rows = shop.execute(
+        "select (chat).state, (chat).release_at is not null from enqueue_chats("
+        "array[7, 8], array[1, 1], array[1, 2], array['a', 'b'], array['client', 'client'], array[null, null]::bigint[])"
+        " order by place"
+    ).fetchall()
+    assert rows == [("queued", False), ("held", True)]
+    assert shop.execute("select count(*) from chat_queue where held_since is not null").fetchone() == (2,)
 
 
 def wait_until_blocked(db: Connection, session: Connection) -> None:
