@@ -176,7 +176,8 @@ def enqueue_list(db: Connection, *items: tuple[int, str, int | None]) -> list[tu
 def test_a_list_of_known_conversations_goes_at_once_and_the_rest_one_by_one(shop: Connection) -> None:
     enqueue(shop, 7, "first", chat_id=5)
     enqueue(shop, 8)
-    assert enqueue_list(shop, (8, "a", None), (7, "first", 5), (8, "b", 6), (7, "{{ username }}", None), (9, "c", None)) == [
+    items = [(8, "a", None), (7, "first", 5), (8, "b", 6), (7, "{{ username }}", None), (9, "c", None)]
+    assert enqueue_list(shop, *items) == [
         (2, False, "a"), (1, True, "first"), (3, False, "b"), (2, False, "Ann"), (1, False, "c")]  # fmt: skip
     assert count(shop, "chats") == count(shop, "chat_queue") == 6
 
@@ -195,8 +196,8 @@ def test_a_list_is_held_by_each_ones_own_store(shop: Connection) -> None:
     enqueue(shop, 8, operator=2)
     rows = shop.execute(
         "select (chat).state, (chat).release_at is not null from enqueue_chats("
-        "array[7, 8], array[1, 1], array[1, 2], array['a', 'b'], array['client', 'client'], array[null, null]::bigint[])"
-        " order by place"
+        "array[7, 8], array[1, 1], array[1, 2], array['a', 'b'], array['client', 'client'],"
+        " array[null, null]::bigint[]) order by place"
     ).fetchall()
     assert rows == [("queued", False), ("held", True)]
     assert shop.execute("select count(*) from chat_queue where held_since is not null").fetchone() == (2,)
