@@ -52,8 +52,9 @@ def get_chats(conversation_id: str) -> Response:
     after = query_number("after", 0, 0, LARGEST_SEQ)
     limit = query_number("limit", 100, 1, PAGE)
     with engine().connect() as connection:
-        _conversation(connection, number)
         page = _page(connection, number, after, limit + 1)
+        if not page and not _exists(connection, number):
+            raise Problem(404, NO_SUCH_CONVERSATION)
     headers = {}
     if len(page) > limit:
         page.pop()
@@ -61,21 +62,21 @@ def get_chats(conversation_id: str) -> Response:
     return reply({"chat": [answers.chat(row) for row in page]}, 200, **headers)
 
 
-def _conversation(connection: sa.Connection, number: int) -> dict[str, Any]:
+def _exists(connection: sa.Connection, number: int) -> bool:
     c = conversations_table.c
-    select = sa.select(c.conversation_id, c.store_id, c.operator_id, c.client_id, c.operator_group)
-    row = connection.execute(select.where(c.conversation_id == number)).mappings().one_or_none()
-    if row is None:
-        raise Problem(404, NO_SUCH_CONVERSATION)
-    return dict(row)
+    return connection.execute(sa.select(c.last_seq).where(c.conversation_id == number)).first() is not None
 
 
 def _page(connection: sa.Connection, number: int, after: int, limit: int) -> list[sa.Row[Any]]:
-    """The conversation's chats whose seq is above `after`, at most `limit`, each with the snapshot's cursor."""
-    c, s = chats.c, chat_states.c
+    """Chats of the conversation whose seq is above `after`, at most `limit`.
+
+    Each with the conversation's own columns and the snapshot's cursor: one statement reads a conversation.
+    """
+    c, s, v = chats.c, chat_states.c, conversations_table.c
     select = (
-        sa.select(chats, s.state, s.release_at, CURSOR)
+        sa.select(chats, s.state, s.release_at, v.store_id, v.operator_group, CURSOR)
         .join(chat_states, c.chat_id == s.chat_id)
+        .join(conversations_table, c.conversation_id == v.conversation_id)
         .where(c.conversation_id == number, c.seq > after)
         .order_by(c.seq)
         .limit(limit)
@@ -88,8 +89,11 @@ def _whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.
     number = path_id(conversation_id, NO_SUCH_CONVERSATION)
     database = engine()
     with database.connect() as connection:
-        head = _conversation(connection, number)
         first = _page(connection, number, 0, PAGE)
+    if not first:  # a conversation begins with its first chat
+        raise Problem(404, NO_SUCH_CONVERSATION)
+    members = ("conversation_id", "store_id", "operator_id", "client_id", "operator_group")
+    head = {name: getattr(first[0], name) for name in members}
 
     def pages() -> Iterator[list[sa.Row[Any]]]:
         page = first

@@ -41,7 +41,9 @@ def make_engine(database_url: str, application_name: str, pool_size: int = 10) -
         connection = connect(database_url, application_name)
         connection.execute(
             "select set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false),"
-            " set_config('default_transaction_isolation', 'read committed', false)",
+            " set_config('default_transaction_isolation', 'read committed', false),"
+            # Every read of ours is by key: never a hash of a table with all history because of a bad estimate.
+            " set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)",
             [f"{STATEMENT_TIMEOUT_SECONDS}s"],
         )
         return connection
@@ -54,6 +56,7 @@ def make_engine(database_url: str, application_name: str, pool_size: int = 10) -
         max_overflow=0,
         pool_timeout=5,
         pool_use_lifo=True,
+        pool_reset_on_return=None,  # in autocommit there is nothing to roll back
     )
     sa.event.listen(engine, "checkout", refuse_dead_connection)
     return engine
