@@ -14,15 +14,13 @@ from api.context import engine, reply
 from api.openapi import describe
 from api.problems import Problem
 from api.requests import path_id, query_number
-from sql.tables import chat_states, chats, sent_log
+from sql.database import query
 from sql.tables import conversations as conversations_table
 
 conversations = Blueprint("conversations", __name__)
 
 PAGE = 1000  # chats read at once; keeps memory flat for conversations of any length
 LARGEST_SEQ = 2**31 - 1
-# Where a stream has to begin to continue the very snapshot that the chats are read in.
-CURSOR = sa.select(sa.func.coalesce(sa.func.max(sent_log.c.position), 0)).scalar_subquery().label("cursor")
 NO_SUCH_CONVERSATION = "There is no conversation with the specified id."
 
 
@@ -68,20 +66,9 @@ def _exists(connection: sa.Connection, number: int) -> bool:
 
 
 def _page(connection: sa.Connection, number: int, after: int, limit: int) -> list[sa.Row[Any]]:
-    """Chats of the conversation whose seq is above `after`, at most `limit`.
-
-    Each with the conversation's own columns and the snapshot's cursor: one statement reads a conversation.
-    """
-    c, s, v = chats.c, chat_states.c, conversations_table.c
-    select = (
-        sa.select(chats, s.state, s.release_at, v.store_id, v.operator_group, CURSOR)
-        .join(chat_states, c.chat_id == s.chat_id)
-        .join(conversations_table, c.conversation_id == v.conversation_id)
-        .where(c.conversation_id == number, c.seq > after)
-        .order_by(c.seq)
-        .limit(limit)
-    )
-    return list(connection.execute(select))
+    """Chats of the conversation whose seq is above `after`, at most `limit`, each with the conversation's columns."""
+    bounds = {"conversation_id": number, "after": after, "page": limit}
+    return list(connection.execute(query("read_conversation"), bounds))
 
 
 def _whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.Row[Any]]]]:

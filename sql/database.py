@@ -41,9 +41,7 @@ def make_engine(database_url: str, application_name: str, pool_size: int = 10) -
         connection = connect(database_url, application_name)
         connection.execute(
             "select set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false),"
-            " set_config('default_transaction_isolation', 'read committed', false),"
-            # Every read of ours is by key: never a hash of a table with all history because of a bad estimate.
-            " set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)",
+            " set_config('default_transaction_isolation', 'read committed', false)",
             [f"{STATEMENT_TIMEOUT_SECONDS}s"],
         )
         return connection

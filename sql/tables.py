@@ -38,13 +38,3 @@ chat_states = Table(
     Column("release_at", DateTime(timezone=True)),
     Column("sent_at", DateTime(timezone=True)),
 )
-
-sent_log = Table(
-    "sent_log",
-    metadata,
-    Column("position", BigInteger, primary_key=True),
-    Column("chat_id", BigInteger),
-    Column("conversation_id", Integer),
-    Column("seq", Integer),
-    Column("sent_at", DateTime(timezone=True)),
-)
