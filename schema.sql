@@ -22,9 +22,10 @@ insert into schema_version values (1);
 -- Clock and locks -----------------------------------------------------------------------------------
 
 -- The one clock of every rule here. `set shoptalk.now = '…'` stops it at an instant: for tests and for
--- rehearsing an opening; unset, it runs.
+-- rehearsing an opening; unset, it runs. Called stable, though it runs within a statement too: so it is read
+-- once a statement and does not keep the planner from looking into chat_states.
 create function shoptalk_now() returns timestamptz
-language sql volatile as $$
+language sql stable as $$
     select coalesce(nullif(current_setting('shoptalk.now', true), '')::timestamptz, clock_timestamp())
 $$;
 
@@ -219,14 +220,16 @@ begin
     return case when opening > at then opening end;
 end $$;
 
--- Brings the looked-up opening periods up to the instant `at`. Called under the sender's lock, so that
--- two never wait for each other's rows.
+-- Brings the looked-up opening periods up to the instant `at`. Never waits: a store whose row somebody has
+-- locked stays as it is, and its chats wait (put_back), not everybody's.
 create function refresh_opening_periods(at timestamptz) returns void
 language sql volatile set enable_seqscan = off as $$
     update stores s
        set (closed_since, opens_at, closes_at) = (select p.* from opening_period(s.store_id, at) p)
-     where s.store_id in (select store_id from stores where closes_at <= at
-                          union all select store_id from stores where closed_since > at)
+     where s.store_id in (select store_id from stores
+                           where store_id in (select store_id from stores where closes_at <= at
+                                              union all select store_id from stores where closed_since > at)
+                             for update skip locked)
 $$;
 
 -- Changed hours make the looked-up period worthless.
@@ -238,6 +241,20 @@ begin
 end $$;
 create trigger stores_hours_changed before update of timezone, opens, closes on stores
     for each row execute function forget_opening_period();
+
+-- And what is held gets the instant that the new hours say, now where they say that the store is open.
+create function move_held() returns trigger
+language plpgsql as $$
+declare
+    at timestamptz := shoptalk_now();
+begin
+    update chat_queue q set due_at = coalesce(release_at(new.store_id, at), at)
+     where q.store_id = new.store_id and q.held_since is not null and q.due_at > at;
+    perform pg_notify('chat_queued', '');
+    return null;
+end $$;
+create trigger stores_hours_move_held after update of timezone, opens, closes on stores
+    for each row execute function move_held();
 
 -- The schedule's step: rings for the workers, whose claim releases and takes back what is due, and says
 -- how many seconds it is until the next opening or closing. Harmless when missed, doubled or late.
@@ -411,8 +428,12 @@ begin
         exit when found;
         if chat_id is not null then
             -- The same request twice at once: the other one was first. Give the number back.
-            update conversations c set last_seq = last_seq - 1
-             where c.conversation_id = conversation.conversation_id;
+            if conversation.last_seq = 1 then
+                delete from conversations c where c.conversation_id = conversation.conversation_id;
+            else
+                update conversations c set last_seq = last_seq - 1
+                 where c.conversation_id = conversation.conversation_id;
+            end if;
             return replay_chat(conversation_id, client_id, operator_id, payload, sender, chat_id);
         end if;
     end loop;
@@ -490,7 +511,8 @@ $$;
 
 -- Accepts many chats, each by itself: one row each, with what was accepted or with the error that
 -- enqueue_chat() raised for it. The arrays are parallel. Whole conversations go at once where they can,
--- the rest one by one, always by conversation: so two such calls take their locks in one order.
+-- the rest one by one. Two such calls take their locks in one order, by conversation: hence all at once
+-- only where every conversation named is there already.
 create function enqueue_chats(
     conversation_ids integer[], client_ids integer[], operator_ids integer[],
     payloads text[], senders text[], chat_ids bigint[]) returns setof enqueued_item
@@ -505,22 +527,25 @@ begin
     select array_agg(i::chat_item) into items
       from unnest(conversation_ids, client_ids, operator_ids, payloads, senders, chat_ids) with ordinality
            as i(conversation_id, client_id, operator_id, payload, sender, chat_id, place);
-    perform from conversations c where c.conversation_id = any (conversation_ids)
-      order by c.conversation_id for update;
-    plain := plain_conversations(items);
-    begin
-        done := enqueue_plain(items, plain, shoptalk_now());
-    exception when others then
-        if is_trouble_of_the_server(sqlstate) then
-            raise;
-        end if;
-        plain := null;  -- one of them is no plain chat after all: one by one, to find out which
-    end;
+    if (select count(*) from conversations c where c.conversation_id = any (conversation_ids))
+       = (select count(distinct id) from unnest(conversation_ids) id) then
+        perform from conversations c where c.conversation_id = any (conversation_ids)
+          order by c.conversation_id for update;
+        plain := plain_conversations(items);
+        begin
+            done := enqueue_plain(items, plain, shoptalk_now());
+        exception when others then
+            if is_trouble_of_the_server(sqlstate) then
+                raise;
+            end if;
+            plain := null;  -- one of them is no plain chat after all: one by one, to find out which
+        end;
+    end if;
     return query select (d).* from unnest(done) d;
     for item in
         select * from unnest(items) i
          where plain is null or i.conversation_id is null or i.conversation_id <> all (plain)
-         order by i.conversation_id, i.place
+         order by i.conversation_id, case when i.conversation_id is null then i.chat_id end, i.place
     loop
         answer := null;
         answer.place := item.place;
@@ -573,12 +598,14 @@ create type send_report as (
 -- What makes it safe. The caller holds the sender's lock, so position order is commit order and nobody
 -- else claims. A pointer somebody has locked is skipped; therefore a chat goes only if its predecessor
 -- goes with it or is in the log, or else if no earlier pointer of its conversation is left. The log is
--- asked first because it has no dead rows to walk over, however long somebody's snapshot is open. The
--- two look-ups are scalar subqueries, which the planner never turns into a hash of the whole table.
+-- asked first because it has no dead rows to walk over, however long somebody's snapshot is open. In the
+-- log a chat goes no earlier than those before it: put_back() may have moved them behind it. The two
+-- look-ups are scalar subqueries, which the planner never turns into a hash of the whole table.
 --
+-- chosen: the one pointer to claim, locked by the caller; null: whichever are due.
 -- waiting_*: conversation_id and seq of what was claimed and may not go; null when all may.
 create function send_claimed(
-    batch_size integer, due_from timestamptz, at timestamptz,
+    batch_size integer, due_from timestamptz, at timestamptz, chosen tid,
     out claimed integer, out sent integer, out last_due_at timestamptz,
     out waiting_conversations integer[], out waiting_seqs integer[])
 language plpgsql volatile as $$
@@ -586,7 +613,7 @@ begin
     with claimed as materialized (
         select q.ctid as pointer, q.*
           from chat_queue q
-         where q.due_at >= due_from and q.due_at <= at
+         where q.due_at >= due_from and q.due_at <= at and (chosen is null or q.ctid = chosen)
          order by q.due_at, q.seq
          limit batch_size
            for update skip locked
@@ -594,7 +621,7 @@ begin
         select c.*, coalesce(lag(c.seq) over (partition by c.conversation_id order by c.seq), 0) as before
           from claimed c
     ), judged as materialized (
-        select n.*, bool_and(
+        select n.*, max(n.due_at) over earlier as goes_at, bool_and(
                    at >= s.opens_at and at < s.closes_at
                    and (n.before = n.seq - 1
                         or coalesce((select true from sent_log l
@@ -603,13 +630,14 @@ begin
                                       where p.conversation_id = n.conversation_id
                                         and p.seq > n.before and p.seq < n.seq limit 1),
                                     true))
-               ) over (partition by n.conversation_id order by n.seq) as may_go
+               ) over earlier as may_go
           from neighbours n join stores s using (store_id)
+        window earlier as (partition by n.conversation_id order by n.seq)
     ), acked as (
         delete from chat_queue q using judged j where j.may_go and q.ctid = j.pointer
     ), logged as (
         insert into sent_log (position, chat_id, conversation_id, seq, sent_at)
-        select coalesce((select max(position) from sent_log), 0) + row_number() over (order by due_at, seq),
+        select coalesce((select max(position) from sent_log), 0) + row_number() over (order by goes_at, seq),
                chat_id, conversation_id, seq, at
           from judged where may_go
     )
@@ -621,8 +649,9 @@ end $$;
 
 -- Gives claimed pointers that may not go the instant from which they may: the store's next opening when
 -- it is closed (the chat is held, or taken back), otherwise the instant of the earlier chat they wait
--- for. Followers of a pointer that somebody keeps locked look again in a second, lest a batch of them
--- stand in front of all others for ever. Returns whether the one waited for is due below due_from: then
+-- for. Followers of a pointer that somebody keeps locked look again in a second and then seldomer, lest a
+-- batch of them stand in front of all others for ever, or be rewritten for ever; and so do the chats of a
+-- store whose opening period could not be looked up because its row is locked. Returns whether the one waited for is due below due_from: then
 -- nothing is moved, and the next claim must start from the very beginning.
 create function put_back(
     conversation_ids integer[], seqs integer[], due_from timestamptz, at timestamptz) returns boolean
@@ -635,7 +664,8 @@ begin
           from unnest(conversation_ids, seqs) as w(conversation_id, seq)
          group by conversation_id
     ), judged as materialized (
-        select w.*, s.opens_at, at < s.opens_at as closed, b.due_at, b.held_since
+        select w.*, s.opens_at, at < s.opens_at as closed, b.due_at, b.held_since,
+               at >= s.closes_at or at < s.closed_since as unknown
           from waiting w
           join chat_queue q on q.conversation_id = w.conversation_id and q.seq = w.first_seq
           join stores s on s.store_id = q.store_id
@@ -645,26 +675,29 @@ begin
                               order by p.seq limit 1) b on true
     ), moved as (
         update chat_queue q
-           set due_at = case when j.closed then j.opens_at
+           set due_at = case when j.unknown then at + interval '1 second'
+                             when j.closed then j.opens_at
                              when j.due_at > at then j.due_at
-                             else at + interval '1 second' end,
-               held_since = case when j.closed or j.due_at > at and j.held_since is not null then at end
+                             else at + greatest('1 second', least('30 seconds', (at - j.due_at) / 4)) end,
+               held_since = case when not j.unknown and (j.closed or j.due_at > at and j.held_since is not null)
+                                 then at end
           from unnest(conversation_ids, seqs) as w(conversation_id, seq), judged j
          where j.conversation_id = w.conversation_id
            and q.conversation_id = w.conversation_id and q.seq = w.seq
-           and (j.closed or j.due_at >= due_from)
+           and (j.closed or j.unknown or j.due_at >= due_from)
     )
-    select coalesce(bool_or(not closed and due_at < put_back.due_from), false) into below_floor from judged;
+    select coalesce(bool_or(not closed and not unknown and due_at < put_back.due_from), false) into below_floor from judged;
     return below_floor;
 end $$;
 
-create function send_batch(batch_size integer, due_from timestamptz, at timestamptz) returns send_report
+create function send_batch(batch_size integer, due_from timestamptz, at timestamptz, chosen tid)
+returns send_report
 language plpgsql volatile as $$
 declare
     claim record;
     report send_report;
 begin
-    select * into claim from send_claimed(batch_size, due_from, at);
+    select * into claim from send_claimed(batch_size, due_from, at, chosen);
     report := (claim.claimed, claim.sent, 0, claim.last_due_at, false);
     if claim.waiting_seqs is not null then
         report.below_floor := put_back(claim.waiting_conversations, claim.waiting_seqs, due_from, at);
@@ -693,39 +726,47 @@ begin
     end if;
 end $$;
 
--- The slow path after a batch has raised: one chat at a time, each in its own subtransaction, so that
--- the culprit is found and the rest goes.
-create function send_singly(batch_size integer, due_from timestamptz, at timestamptz) returns send_report
+-- A batch; and where it raises, its halves, down to the culprits, so that the rest goes. Each attempt is a
+-- subtransaction of its own. One chat alone is chosen and locked first, so that it is the one blamed.
+create function send_carefully(batch_size integer, due_from timestamptz, at timestamptz) returns send_report
 language plpgsql volatile as $$
 declare
-    total send_report := (0, 0, 0, null, false);
-    report send_report;
+    half integer := batch_size / 2;
     pointer chat_queue;
+    chosen tid;
+    reason text;
+    first_half send_report;
+    second_half send_report;
 begin
-    for turn in 1..batch_size loop
-        select q.* into pointer
+    if batch_size = 1 then
+        select q.*, q.ctid into pointer.due_at, pointer.held_since, pointer.chat_id, pointer.conversation_id,
+                                pointer.seq, pointer.store_id, chosen
           from chat_queue q
          where q.due_at >= due_from and q.due_at <= at
          order by q.due_at, q.seq
          limit 1
            for update skip locked;
-        exit when not found;
-        begin
-            report := send_batch(1, due_from, at);
-            total.sent := total.sent + report.sent;
-            total.below_floor := total.below_floor or report.below_floor;
-        exception when others then
-            if is_trouble_of_the_server(sqlstate) then
-                raise;
-            end if;
-            perform record_failure(pointer, sqlstate || ': ' || sqlerrm, at);
-            total.failed := total.failed + 1;
-        end;
-        total.claimed := total.claimed + 1;
-        total.last_due_at := pointer.due_at;
-        exit when total.below_floor;  -- nothing was moved: the same pointer would come again
-    end loop;
-    return total;
+    end if;
+    begin
+        return send_batch(batch_size, due_from, at, chosen);
+    exception when others then
+        if is_trouble_of_the_server(sqlstate) then
+            raise;
+        end if;
+        reason := sqlstate || ': ' || sqlerrm;
+    end;
+    if batch_size = 1 then
+        perform record_failure(pointer, reason, at);
+        return (1, 0, 1, pointer.due_at, false);
+    end if;
+    first_half := send_carefully(half, due_from, at);
+    if first_half.below_floor or first_half.claimed < half then
+        return first_half;
+    end if;
+    second_half := send_carefully(batch_size - half, due_from, at);
+    return (first_half.claimed + second_half.claimed, first_half.sent + second_half.sent,
+            first_half.failed + second_half.failed,
+            coalesce(second_half.last_due_at, first_half.last_due_at), second_half.below_floor);
 end $$;
 
 -- Sends the next due chats, at most batch_size of them, in one short transaction: claim, write to the
@@ -750,14 +791,7 @@ begin
     if exists (select from stores where closes_at <= at) or exists (select from stores where closed_since > at) then
         perform refresh_opening_periods(at);
     end if;
-    begin
-        report := send_batch(batch_size, due_from, at);
-    exception when others then
-        if is_trouble_of_the_server(sqlstate) then
-            raise;
-        end if;
-        report := send_singly(batch_size, due_from, at);
-    end;
+    report := send_carefully(batch_size, due_from, at);
     if report.sent > 0 then
         perform pg_notify('chat_sent', '');
     end if;

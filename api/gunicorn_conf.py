@@ -1,6 +1,5 @@
 """How gunicorn serves the app. Must not import psycopg: gevent has to patch the process first."""
 
-import os
 import signal
 from types import FrameType
 from typing import Any
@@ -14,7 +13,7 @@ except BadSetting as error:
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 worker_class = "gevent"
-workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+workers = _settings.web_processes
 worker_connections = 10000
 keepalive = 75  # seconds; above the usual proxy's 60, so that it never reuses a connection we are closing
 graceful_timeout = 3  # seconds; below honcho's and the contract's 5

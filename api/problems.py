@@ -110,6 +110,7 @@ def register(app: Flask) -> None:
         return answer.response()
 
     @app.errorhandler(sa.exc.TimeoutError)
+    @app.errorhandler(sa.exc.InvalidRequestError)  # the pool's, for one closed connection after another
     @app.errorhandler(psycopg.Error)
     def unreachable(error: Exception) -> Response:
         log.warning("database_unavailable reason=%s", str(error).strip())

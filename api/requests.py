@@ -6,6 +6,7 @@ import json
 from typing import Any, NoReturn
 
 from flask import request
+from gunicorn.http.errors import ParseException
 from pydantic import TypeAdapter, ValidationError
 
 from api.fields import ChatId, Id
@@ -17,11 +18,23 @@ _chat_id = TypeAdapter(ChatId)
 
 def body() -> Any:
     """The body: JSON of any kind, or a form's fields. Raises Problem 400 and 415."""
+    data = _whole_body()
     if request.mimetype == "application/json":
-        return _json(request.get_data())
+        return _json(data)
     if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
         return request.form.to_dict()
     raise Problem(415, "send application/json, application/x-www-form-urlencoded or multipart/form-data")
+
+
+def _whole_body() -> bytes:
+    """All of it: of a body that was cut off on the way, a form would make a shorter chat."""
+    try:
+        data = request.get_data()
+    except (ParseException, OSError) as error:  # gunicorn's word on chunks that are none
+        raise Problem(400, f"the body cannot be read: {error}") from None
+    if request.content_length not in (None, len(data)):
+        raise Problem(400, "the body ended early")
+    return data
 
 
 def _json(data: bytes) -> Any:

@@ -12,6 +12,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+MADE = VENV / "made-for"
 
 
 def wanted(name):
@@ -22,8 +23,12 @@ def wanted(name):
 
 
 def works():
-    """Whether .venv is there and its Python runs: a checkout that was moved has a broken one."""
-    return PYTHON.exists() and subprocess.call([PYTHON, "-c", ""], stderr=subprocess.DEVNULL) == 0
+    """Whether .venv was made to the end, for this very folder (its programs have its path in them), and runs."""
+    return (
+        MADE.exists()
+        and MADE.read_text() == str(VENV)
+        and subprocess.call([PYTHON, "-c", ""], stderr=subprocess.DEVNULL) == 0
+    )
 
 
 def make():
@@ -32,6 +37,7 @@ def make():
     if subprocess.call([sys.executable, "-m", "venv", VENV], stdout=subprocess.DEVNULL) != 0:
         shutil.rmtree(VENV, ignore_errors=True)
         subprocess.check_call([sys.executable, "-m", "venv", "--without-pip", VENV])
+    MADE.write_text(str(VENV))
 
 
 def pip():

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 import psycopg
 
 from embedded import programs
@@ -123,6 +124,17 @@ class Cluster:
                     break
                 except subprocess.TimeoutExpired:
                     continue
+
+    def is_alive(self) -> bool:
+        """Whether the server that we started is still there."""
+        return self._server is not None and self._server.poll() is None
+
+    def processes(self) -> set[int]:
+        """The process ids of the server."""
+        if self._server is None or self._server.poll() is not None:
+            return set()
+        family = psutil.Process(self._server.pid).children(recursive=True)
+        return {self._server.pid, *(process.pid for process in family)}
 
     def _lock(self) -> None:
         self._lock_descriptor = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

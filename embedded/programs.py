@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,14 +18,14 @@ from pathlib import Path
 STATE_FOLDER = Path("/var/lib/shoptalk")
 
 # Becomes the account and then the program, under the same pid. PDEATHSIG has to be set after setuid and
-# survives exec: the program gets SIGINT (PostgreSQL: a fast shutdown) when we die without a word. Linux only.
+# survives exec: the program gets the signal when we die without a word. Linux only.
 _BECOME = """
-import ctypes, os, signal, sys
-uid, gid, *command = sys.argv[1:]
+import ctypes, os, sys
+number, uid, gid, *command = sys.argv[1:]
 if int(uid):
     os.setgroups([]); os.setgid(int(gid)); os.setuid(int(uid)); os.chdir("/")
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGINT)
+    ctypes.CDLL(None).prctl(1, int(number))
 os.execv(command[0], command)
 """
 
@@ -45,10 +47,24 @@ def account() -> pwd.struct_passwd | None:
 
 
 def becoming(command: list[str]) -> list[str]:
-    """The command line that runs `command` (a path first) as the servers' account, to end when we do."""
+    """The command line that runs `command` (a path first) as the servers' account; SIGINT when we die.
+
+    To PostgreSQL that is a fast shutdown.
+    """
     owner = account()
     ids = ["0", "0"] if owner is None else [str(owner.pw_uid), str(owner.pw_gid)]
-    return [sys.executable, "-c", _BECOME, *ids, *command]
+    return [sys.executable, "-c", _BECOME, str(int(signal.SIGINT)), *ids, *command]
+
+
+def ending_with_us(command: list[str]) -> list[str]:
+    """The command line that runs `command` (a path first) as ourselves, to get SIGTERM when we die."""
+    return [sys.executable, "-c", _BECOME, str(int(signal.SIGTERM)), "0", "0", *command]
+
+
+def adopt_orphans() -> None:
+    """Makes us the parent of every descendant whose own parent dies, so that we can end it. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 
 
 def environment() -> dict[str, str]:

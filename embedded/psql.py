@@ -26,7 +26,12 @@ def main() -> int:
 
 
 def _psql(cluster: Cluster) -> int:
-    return subprocess.call([programs.folder() / "psql", *sys.argv[1:]], env=os.environ | cluster.connection)
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    try:
+        environment = others | cluster.connection
+    except FileNotFoundError:
+        raise programs.Unusable("the server is being made just now, try again in a moment") from None
+    return subprocess.call([programs.folder() / "psql", *sys.argv[1:]], env=environment)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from types import FrameType
 
+import psutil
 import psycopg
 
 from embedded import programs
@@ -32,16 +33,22 @@ class Ended(Exception):
 def main() -> int:
     """Runs everything until it is told to end; the exit status is 0 then, honcho's otherwise."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _end)
+    programs.adopt_orphans()
     try:
         settings = Settings.from_environment()
         _insist_on_free_port(settings)
         with contextlib.ExitStack() as stack:
+            cluster = None
             if not settings.database_url:
+                for name in [name for name in os.environ if name.startswith("PG")]:
+                    del os.environ[name]  # meant for another server
                 print("starting the embedded PostgreSQL", flush=True)
-                os.environ["DATABASE_URL"] = stack.enter_context(Cluster(data_folder())).url
+                cluster = stack.enter_context(Cluster(data_folder()))
+                os.environ["DATABASE_URL"] = cluster.url
             prepare(os.environ["DATABASE_URL"])
-            return _run_procfile(settings)
+            return _run_procfile(settings, cluster)
     except Ended:
         return 0
     except (BadSetting, WrongSchema, programs.Unusable, psycopg.Error) as error:
@@ -66,19 +73,36 @@ def _insist_on_free_port(settings: Settings) -> None:
             raise BadSetting(f"cannot serve on {settings.host}:{settings.port}: {reason}; set HOST and PORT") from None
 
 
-def _run_procfile(settings: Settings) -> int:
+def _run_procfile(settings: Settings, cluster: Cluster | None) -> int:
     command = [sys.executable, "-m", "honcho", "start", "-e", os.devnull, "-f", str(CHECKOUT / "Procfile"), "-d"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     env = os.environ | {"PORT": str(settings.port), "PATH": path, "PYTHONUNBUFFERED": "1"}
-    honcho = subprocess.Popen([*command, str(CHECKOUT)], env=env, start_new_session=True)
+    honcho = subprocess.Popen(programs.ending_with_us([*command, str(CHECKOUT)]), env=env, start_new_session=True)
     try:
         threading.Thread(target=_announce, args=[settings, honcho], daemon=True).start()
-        return honcho.wait()
+        while honcho.poll() is None:
+            if cluster is not None and not cluster.is_alive():
+                raise programs.Unusable(f"PostgreSQL has ended by itself, see {cluster.folder}/server.log")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                honcho.wait(1)
+        return honcho.returncode
     finally:
         honcho.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             honcho.wait(STOP_SECONDS)
         honcho.kill()
+        _end_what_is_left(cluster)
+
+
+def _end_what_is_left(cluster: Cluster | None) -> None:
+    """Ends what honcho could not, having died itself: its terminal is closed, or somebody killed it."""
+    spared = set() if cluster is None else cluster.processes()
+    left = [p for p in psutil.Process().children(recursive=True) if p.pid not in spared]
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(process)
+        left = psutil.wait_procs(left, timeout=2)[1]
 
 
 def _announce(settings: Settings, honcho: subprocess.Popen[bytes]) -> None:

@@ -31,18 +31,23 @@ def connect(database_url: str, application_name: str) -> psycopg.Connection[tupl
     )
 
 
-def make_engine(database_url: str, application_name: str, pool_size: int = 10) -> sa.Engine:
+def make_engine(
+    database_url: str, application_name: str, pool_size: int = 10, lock_timeout_seconds: int = 1
+) -> sa.Engine:
     """An engine in autocommit: every call of ours is one statement, so one round trip.
 
-    A caller waits up to 5 s for one of `pool_size` connections and then gets sqlalchemy.exc.TimeoutError.
+    A statement waits at most `lock_timeout_seconds` for somebody's lock: a program that thinks with a
+    conversation locked must not use up the pool. A caller waits up to 5 s for one of `pool_size` connections
+    and then gets sqlalchemy.exc.TimeoutError.
     """
 
     def connect_and_set() -> psycopg.Connection[tuple[Any, ...]]:
         connection = connect(database_url, application_name)
         connection.execute(
             "select set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false),"
+            " set_config('lock_timeout', %s, false),"
             " set_config('default_transaction_isolation', 'read committed', false)",
-            [f"{STATEMENT_TIMEOUT_SECONDS}s"],
+            [f"{STATEMENT_TIMEOUT_SECONDS}s", f"{lock_timeout_seconds}s"],
         )
         return connection
 

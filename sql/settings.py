@@ -24,6 +24,7 @@ class Settings:
     database_url: str  # a libpq URL or keyword string; empty: libpq's own defaults (PGHOST …)
     host: str = "127.0.0.1"
     port: int = 8000
+    web_processes: int = 2
     api_keys: tuple[str, ...] = ()  # empty: open, which only a loopback host may be
     timezone: str = "UTC"  # IANA name; with opens and closes, what a new store starts with
     opens: dt.time = dt.time(9)
@@ -36,7 +37,8 @@ class Settings:
         settings = cls(
             database_url=environ.get("DATABASE_URL", ""),
             host=environ.get("HOST") or cls.host,
-            port=_port(environ.get("PORT") or str(cls.port)),
+            port=_number("PORT", environ.get("PORT") or str(cls.port)),
+            web_processes=_number("WEB_CONCURRENCY", environ.get("WEB_CONCURRENCY") or str(cls.web_processes)),
             api_keys=tuple(k.strip() for k in environ.get("SHOPTALK_API_KEYS", "").split(",") if k.strip()),
             timezone=_timezone(environ.get("SHOPTALK_TIMEZONE") or cls.timezone),
             opens=opens,
@@ -58,9 +60,9 @@ def _span(text: str) -> tuple[dt.time, dt.time]:
     return dt.time(hour, minute), dt.time(end_hour, end_minute)
 
 
-def _port(text: str) -> int:
+def _number(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
-        raise BadSetting(f"PORT={text}: expected a number from 1 to 65535")
+        raise BadSetting(f"{name}={text}: expected a number from 1 to 65535")
     return int(text)
 
 

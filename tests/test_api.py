@@ -362,6 +362,7 @@ def test_with_keys_set_nothing_but_the_probes_answers_without_one(database: str,
 @pytest.mark.parametrize(
     "environ",
     [{"HOST": "0.0.0.0"}, {"HOST": "example.org"}, {"HOST": "::"}, {"PORT": "x"}, {"PORT": "70000"},
+     {"WEB_CONCURRENCY": "abc"},
      {"SHOPTALK_HOURS": "9-14"}, {"SHOPTALK_HOURS": "09:00-24:01"}, {"SHOPTALK_TIMEZONE": "Mars/Olympus"},
      {"SHOPTALK_TIMEZONE": "../etc"}],
 )  # fmt: skip

@@ -21,9 +21,9 @@ from tests.conftest import ROOT, Process, eventually, free_port
 class Shoptalk:
     """bin/run on a free port."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, **others: str) -> None:
         self.port = free_port()
-        self.env = {"SHOPTALK_DATA": str(data), "PORT": str(self.port), "SHOPTALK_HOURS": "00:00-00:00"}
+        self.env = {"SHOPTALK_DATA": str(data), "PORT": str(self.port), "SHOPTALK_HOURS": "00:00-00:00"} | others
         self.process = Process([str(ROOT / "bin" / "run")], self.env)
 
     def call(self, path: str, **fields: object) -> Any:
@@ -84,6 +84,28 @@ def test_a_killed_run_leaves_no_server_behind_and_its_data_whole(data: Path) -> 
     shoptalk.process.end(signal.SIGKILL)
     assert not psutil.wait_procs(family, timeout=10)[1]
     assert psql(shoptalk.env, "select count(*) from chats") == "0"
+
+
+def test_a_killed_honcho_takes_everything_with_it(data: Path) -> None:
+    shoptalk = Shoptalk(data)
+    shoptalk.process.expect("Shoptalk is ready")
+    family = psutil.Process(shoptalk.process.popen.pid).children(recursive=True)
+    (honcho,) = [
+        child for child in family if child.ppid() == shoptalk.process.popen.pid and "honcho" in child.cmdline()
+    ]
+    honcho.kill()
+    assert shoptalk.process.popen.wait(15) != 0
+    assert not psutil.wait_procs(family, timeout=5)[1]
+    shoptalk.process.end()
+
+
+def test_variables_meant_for_another_server_are_left_aside(data: Path) -> None:
+    shoptalk = Shoptalk(data, PGSSLMODE="verify-full", PGHOSTADDR="192.0.2.1", PGSERVICE="none", PGOPTIONS="-c x=y")
+    try:
+        shoptalk.process.expect("Shoptalk is ready")
+        assert shoptalk.psql("select 1") == "1"
+    finally:
+        assert shoptalk.process.end() == 0
 
 
 def test_a_second_run_on_the_same_folder_or_port_says_so(data: Path) -> None:

@@ -136,6 +136,34 @@ def test_changed_hours_count_from_the_next_look(shop: Connection) -> None:
     assert release_at(shop, OPENING) == "2026-03-02 10:00:00"
 
 
+def test_wider_hours_release_what_is_held(shop: Connection) -> None:
+    clock(shop, CLOSING)
+    enqueue(shop, operator=2)
+    shop.execute("update stores set closes = '18:00' where store_id = 2")
+    assert states(shop) == ["queued"]
+    enqueue(shop, operator=2)
+    assert send(shop).sent == 2
+    assert sent(shop) == [(7, 1), (7, 2)]
+
+
+def test_a_store_whose_row_is_locked_stops_no_other(shop: Connection, connect: Callable[[], Connection]) -> None:
+    clock(shop, BEFORE_CLOSING)
+    shop.execute("select keep_hours()")
+    enqueue(shop, 7, operator=2)
+    enqueue(shop, 8, operator=1)
+    other = connect()
+    with other.transaction():
+        other.execute("update stores set opens = '08:00' where store_id = 2")
+        clock(shop, CLOSING)
+        shop.execute("set lock_timeout = '1s'")
+        send(shop)
+        send(shop)
+        assert sent(shop) == [(8, 1)]
+    clock(shop, "2026-03-02 14:00:01")
+    send(shop)
+    assert states(shop) == ["held", "sent"]
+
+
 def test_keeping_the_hours_says_how_long_it_is_to_the_next_change(shop: Connection) -> None:
     for instant, seconds in [(BEFORE_OPENING, 1e-6), (OPENING, 5 * 3600), (CLOSING, 19 * 3600)]:
         clock(shop, instant)

@@ -112,6 +112,37 @@ def test_a_locked_pointer_in_the_middle_holds_back_what_comes_after_it(
     assert sent(shop) == [(7, 1), (7, 2)]
 
 
+def test_followers_that_were_put_back_are_not_overtaken_in_the_batch_they_come_with(
+    shop: Connection, connect: Callable[[], Connection]
+) -> None:
+    clock(shop, "2026-03-02 10:00:00")
+    enqueue(shop)
+    enqueue(shop)
+    other = connect()
+    with other.transaction():
+        other.execute("select from chat_queue where seq = 1 for update")
+        send(shop)  # puts seq 2 back to a second later
+    clock(shop, "2026-03-02 10:00:00.5")
+    enqueue(shop)  # is due before it
+    clock(shop, "2026-03-02 10:00:05")
+    assert send(shop).sent == 3
+    assert sent(shop) == [(7, 1), (7, 2), (7, 3)]
+
+
+def test_many_bad_chats_are_found_among_the_good_and_only_they_are_blamed(shop: Connection) -> None:
+    poison(shop)
+    for number in range(300):
+        enqueue(shop, None, "bad" if number % 30 == 7 else "good")
+    assert send(shop, 100).claimed == 100
+    while send(shop, 100).claimed:
+        pass
+    assert len(sent(shop)) == 290
+    assert shop.execute(
+        "select count(*), bool_and(payload = 'bad'), min(attempts), max(attempts)"
+        " from chat_failures join chats using (chat_id)"
+    ).fetchone() == (10, True, 1, 1)
+
+
 def test_a_chat_waits_for_an_earlier_one_below_the_floor_and_says_so(shop: Connection) -> None:
     for instant in ("2026-03-02 10:00", "2026-03-02 10:05"):
         clock(shop, instant)

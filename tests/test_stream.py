@@ -268,6 +268,24 @@ def test_streams_of_readers_that_vanished_are_forgotten(shop: Connection, web: W
     reader.close()
 
 
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 99\r\n\r\nclient_id=1&username=An",
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n",
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
+    ],
+)
+def test_a_body_that_ends_early_or_is_cut_into_no_chunks_is_refused(web: Web, request_text: str) -> None:
+    """What only a real server sees: of half a form, half a chat must not be made."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as connection:
+        connection.sendall(f"POST /v1/clients HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{request_text}".encode())
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in answer
+
+
 # Everything dies, and every reader has each of its chats once and in order -----------------------------
 
 CHATS, CONVERSATIONS = 10_000, 200

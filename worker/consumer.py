@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 
+import psycopg
 import sqlalchemy as sa
 
 from sql.database import make_engine, query
@@ -23,7 +24,8 @@ FULL_LOOK_SECONDS = 1.0
 FULL_LOOK_SHARE = 20  # a full look may take this part of the time
 TROUBLE_PAUSE_SECONDS = 0.5
 # Longer than any batch takes, shorter than SIGTERM may: a sender stands by for its turn this long.
-LOCK_TIMEOUT = "2s"
+TURN_SECONDS = 2
+QUIET_SECONDS = 10.0  # waiting for a turn is normal; that it goes on is said this often
 
 
 class Consumer:
@@ -31,11 +33,11 @@ class Consumer:
 
     def __init__(self, database_url: str) -> None:
         self.bell = Bell(database_url)
-        self._engine = make_engine(database_url, "shoptalk worker", pool_size=1)
-        sa.event.listen(self._engine, "connect", _set_lock_timeout)
+        self._engine = make_engine(database_url, "shoptalk worker", pool_size=1, lock_timeout_seconds=TURN_SECONDS)
         self._stopping = threading.Event()
         self._due_from: dt.datetime | None = None  # None: from the very start
         self._next_full_look = 0.0
+        self._quiet_until = 0.0
 
     def stop(self) -> None:
         """Lets the batch in hand end and then ends run(). Safe in a signal handler."""
@@ -47,9 +49,7 @@ class Consumer:
         while not self._stopping.is_set():
             try:
                 claimed = self._send_batch()
-            except sa.exc.DBAPIError as error:
-                self._trouble(error)
-            except sa.exc.TimeoutError as error:
+            except sa.exc.SQLAlchemyError as error:
                 self._trouble(error)
             else:
                 if claimed < BATCH_SIZE:
@@ -77,10 +77,9 @@ class Consumer:
 
     def _trouble(self, error: Exception) -> None:
         self._due_from = None
-        if "lock timeout" not in str(error):
+        waited_for_turn = isinstance(getattr(error, "orig", None), psycopg.errors.LockNotAvailable)
+        if not waited_for_turn or time.monotonic() > self._quiet_until:
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
             log.warning("database_trouble reason=%s", str(error).splitlines()[0])
+        if not waited_for_turn:
             self._stopping.wait(TROUBLE_PAUSE_SECONDS)
-
-
-def _set_lock_timeout(connection: object, _: object) -> None:
-    connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")  # type: ignore[attr-defined]

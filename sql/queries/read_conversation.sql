@@ -10,5 +10,5 @@ select p.chat_id, p.conversation_id, p.seq, p.sender, p.payload, p.client_id, p.
        coalesce((select max(position) from sent_log), 0) as cursor
   from page p
   join conversations v on v.conversation_id = p.conversation_id
-  join lateral (select state, release_at from chat_states where chat_id = p.chat_id limit 1) s on true
+  join lateral (select state, release_at from chat_states where conversation_id = p.conversation_id and seq = p.seq limit 1) s on true
  order by p.seq
