@@ -12,8 +12,10 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROWS = """drain takeover uneven enqueue live live-p99 latency-p50 latency-p99 post get bulk snapshot
-    history-get history-claim history-post memory-worker memory-web""".split()
+ROWS = [
+    *("drain", "takeover", "uneven", "enqueue", "live", "live-p99", "latency-p50", "latency-p99"),
+    *("post", "get", "bulk", "snapshot", "history-get", "history-claim", "history-post", "memory-worker", "memory-web"),
+]
 
 
 @pytest.mark.timeout(180)

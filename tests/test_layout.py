@@ -15,6 +15,8 @@ MAY_IMPORT = {
     "api": {"api", "sql"},
     "worker": {"worker", "sql"},
     "embedded": {"embedded", "sql"},
+    "bench": {"bench", "embedded", "sql"},
+    "drill": {"drill", "embedded", "sql", "worker"},
 }
 
 

@@ -1,0 +1,174 @@
+"""The drain: a full queue sent by our worker, by the least SQL that could do it, and by other queues."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+
+from bench import peers, shop
+from bench.figures import OURS, Aim, Row
+from bench.rounds import rounds
+from bench.stage import Connection, Stage, await_
+
+BATCH = 500
+LEAST = "plain SQL: pointer out, log in"
+ONCE = "plain SQL, both tables keyed by conversation"
+
+# The least: a pointer goes, a line in the log comes, in one order for all. No hours, no conversations.
+LIMIT = """
+create table pointers (due_at timestamptz not null, chat_id bigint not null,
+                       conversation_id int not null, seq int not null);
+create index on pointers (due_at, seq);
+create table log (position bigint generated always as identity primary key, chat_id bigint not null,
+                  conversation_id int not null, seq int not null, sent_at timestamptz not null);
+insert into pointers select now() - interval '1 minute' + g * interval '1 microsecond', g, g % {conversations}, g
+  from generate_series(1, {chats}) g;
+"""
+# What a log needs to have a chat once, and a queue to be asked about a conversation.
+KEYS = """
+alter table log add unique (conversation_id, seq);
+alter table pointers add primary key (conversation_id, seq);
+"""
+LIMIT_STEP = """
+with claimed as materialized (
+    select ctid as pointer, chat_id, conversation_id, seq from pointers where due_at <= now()
+     order by due_at, seq limit %s for update skip locked
+), gone as (
+    delete from pointers p using claimed c where p.ctid = c.pointer
+), logged as (
+    insert into log (chat_id, conversation_id, seq, sent_at)
+    select chat_id, conversation_id, seq, now() from claimed
+)
+select count(*) from claimed
+"""
+
+
+def run(stage: Stage) -> list[Row]:
+    """Rows drain, takeover and uneven, measured in the same rounds."""
+    sizes = stage.sizes
+    even = stage.template("even", functools.partial(shop.queued, chats=sizes.chats, conversations=sizes.conversations))
+    uneven = stage.template(
+        "uneven", functools.partial(shop.queued, chats=sizes.chats, conversations=sizes.conversations, uneven=True)
+    )
+    gaps: list[float] = []
+    values = rounds(
+        stage,
+        "drain",
+        {
+            OURS: lambda: drain(stage, even),
+            LEAST: lambda: limit(stage),
+            ONCE: lambda: limit(stage, KEYS),
+            "two workers": lambda: drain(stage, even, workers=2, gaps=gaps),
+            "uneven": lambda: drain(stage, uneven),
+        },
+        peers.contenders(stage) if sizes.peers else {},
+    )
+    two, one_tenth = values.pop("two workers"), values.pop("uneven")
+    aims = {
+        LEAST: Aim(">=", 0.7),
+        peers.PGQUEUER: Aim(">=", 4),
+        peers.PROCRASTINATE: Aim(">=", 200),
+    }
+    size = f"{sizes.chats:,} queued chats of {sizes.conversations:,} conversations"
+    return [
+        Row("drain", f"{size}, one worker", "chats/s", values, {k: v for k, v in aims.items() if k in values}),
+        Row(
+            "takeover",
+            "the same, two workers, one killed (-9) in the middle",
+            "chats/s",
+            {OURS: two, "one worker": values[OURS]},
+            {"one worker": Aim(">=", 1)},
+            [f"longest pause between two batches {max(gaps) * 1000:.0f} ms (aim ≤ 1000), in order every time"],
+        ),
+        Row(
+            "uneven",
+            "the same, one worker, one conversation has a tenth of all",
+            "chats/s",
+            {OURS: one_tenth, "even": values[OURS]},
+            {"even": Aim(">=", 0.6)},
+        ),
+    ]
+
+
+def drain(stage: Stage, template: str, workers: int = 1, gaps: list[float] | None = None) -> float:
+    """Chats/s of our worker; with two, one is killed in the middle, and the longest pause goes to `gaps`."""
+    with stage.database(template) as url:
+        rate, gap = drain_at(stage, url, workers)
+    if gaps is not None:
+        gaps.append(gap)
+    return rate
+
+
+def drain_at(stage: Stage, url: str, workers: int = 1) -> tuple[float, float]:
+    """(chats/s, longest pause between two batches in seconds) of sending what is due at the URL."""
+    with contextlib.ExitStack() as stack:
+        db = stack.enter_context(stage.connect(url))
+        gate = stack.enter_context(stage.connect(url))
+        start = _position(db)
+        due = int(_one(db, "select count(*) from chat_queue where due_at <= now()"))
+        # The start is when all workers stand at the lock, so that none is measured while it is loading.
+        gate.execute("select pg_advisory_lock(sender_lock())")
+        started = [stack.enter_context(stage.worker(url)) for _ in range(workers)]
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        await_(lambda: int(_one(db, waiting)) >= workers)
+        gate.execute("select pg_advisory_unlock(sender_lock())")
+        if workers > 1:
+            _await_position(db, start + due // 2)
+            started[0].kill()
+        _await_position(db, start + due)
+        return _result(db, start)
+
+
+def _result(db: Connection, start: int) -> tuple[float, float]:
+    """The rate by the log's own instants, which are when each batch began; raises if the order is not kept."""
+    row = db.execute(
+        "select count(*) from (select seq - lag(seq) over (partition by conversation_id order by position) as step"
+        " from sent_log where position > %s) s where step <> 1",
+        [start],
+    ).fetchone()
+    if row != (0,):
+        raise RuntimeError(f"{row} chats were sent out of order")
+    row = db.execute(
+        "select sum(chats) - min(chats) filter (where last), extract(epoch from max(sent_at) - min(sent_at)),"
+        " extract(epoch from max(gap)) from (select sent_at, count(*) as chats,"
+        " sent_at - lag(sent_at) over (order by sent_at) as gap, lead(sent_at) over (order by sent_at) is null as last"
+        " from sent_log where position > %s group by sent_at) b",
+        [start],
+    ).fetchone()
+    assert row is not None
+    return float(row[0]) / float(row[1]), float(row[2])
+
+
+def limit(stage: Stage, keys: str = "") -> float:
+    """Chats/s of LIMIT_STEP from one session, without or with KEYS."""
+    sizes = stage.sizes
+
+    def build(url: str) -> None:
+        with stage.connect(url) as db:
+            db.execute(LIMIT.format(chats=sizes.chats, conversations=sizes.conversations) + keys, prepare=False)
+
+    with (
+        stage.database(stage.template("pointers_once" if keys else "pointers", build)) as url,
+        stage.connect(url) as db,
+    ):
+        db.execute("set enable_seqscan = off")
+        db.execute(LIMIT_STEP, [BATCH])
+        started, gone = time.monotonic(), 0
+        while (row := db.execute(LIMIT_STEP, [BATCH]).fetchone()) and row[0]:
+            gone += row[0]
+        return gone / (time.monotonic() - started)
+
+
+def _one(db: Connection, statement: str) -> int:
+    row = db.execute(statement).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _position(db: Connection) -> int:
+    return _one(db, "select coalesce(max(position), 0) from sent_log")
+
+
+def _await_position(db: Connection, position: int) -> None:
+    await_(lambda: _position(db) >= position)

@@ -1,0 +1,125 @@
+"""The processes under fire, web and workers, started again whenever they end, as a supervisor would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+from drill.shop import free_port
+
+ROOT = Path(__file__).parent.parent
+PAUSE_SECONDS = 0.3  # before an ended process is started again
+READY_SECONDS = 60
+END_SECONDS = 15
+
+
+class Crew:
+    """One web (gunicorn with its processes) and some workers; a context manager."""
+
+    def __init__(self, database_url: str, folder: Path, worker: tuple[str, ...], workers: int) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._env = os.environ | {
+            "DATABASE_URL": database_url,
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "SHOPTALK_HOURS": "00:00-00:00",
+            "SHOPTALK_API_KEYS": "",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.workers = [f"worker-{number}" for number in range(1, workers + 1)]
+        self._commands = {name: list(worker) for name in self.workers}
+        self._commands["web"] = ["gunicorn", "-c", "python:api.gunicorn_conf", "api.app:create_app()"]
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+
+    def __enter__(self) -> Crew:
+        for name in self._commands:
+            self._start(name)
+        self._supervisor.start()
+        self._await_web()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ending.set()
+        self._supervisor.join()
+        for name in list(self._running):
+            self.end(name)
+
+    def pid(self, name: str) -> int:
+        """Of the process, a web's being its master's."""
+        return self._running[name].pid
+
+    def kill(self, name: str) -> None:
+        """kill -9 of the process and all it has started."""
+        self._signal(self._running[name], signal.SIGKILL)
+
+    def stop(self, name: str) -> subprocess.Popen[bytes]:
+        """SIGSTOP; answers what to give go_on()."""
+        process = self._running[name]
+        self._signal(process, signal.SIGSTOP)
+        return process
+
+    def go_on(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGCONT, if it is still there."""
+        self._signal(process, signal.SIGCONT)
+
+    def end(self, name: str) -> None:
+        """SIGTERM for good, and kill -9 where that is not enough."""
+        with self._lock:
+            process = self._running.pop(name)
+            self._commands.pop(name)
+        self._signal(process, signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            print(f"{name} did not end on SIGTERM within {END_SECONDS} s", flush=True)
+        self._signal(process, signal.SIGKILL)
+        process.wait()
+
+    def _start(self, name: str) -> None:
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, "-m", *self._commands[name]],
+                cwd=ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us; and a group of its own to kill
+            )
+
+    def _supervise(self) -> None:
+        while not self._ending.wait(PAUSE_SECONDS):
+            with self._lock:
+                for name, process in list(self._running.items()):
+                    if process.poll() is not None:
+                        self._start(name)
+
+    @staticmethod
+    def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        """To the whole group: the master of a killed web must not leave its processes on the port."""
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass  # ended by itself; the supervisor has seen it or will
+
+    def _await_web(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5):
+                    return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
