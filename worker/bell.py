@@ -20,8 +20,8 @@ BUSY_POLL_SECONDS = 0.002
 BUSY_LINGER_SECONDS = 0.010
 # Asleep: the poll under the bell, for a lost notification, a retry that falls due, a dead listener.
 ASLEEP_POLL_SECONDS = 0.5
-# A transaction is under way that will not ring when it commits.
-UNDECIDED_POLL_SECONDS = 0.02
+# A transaction is under way that will not ring when it commits: most end at once, some are thought over.
+UNDECIDED_POLL_SECONDS = (0.001, 0.05)  # doubling
 RECONNECT_SECONDS = 1.0
 # The schedule rings every minute: a listener that hears nothing for longer is deaf.
 DEAF_AFTER_SECONDS = 90.0
@@ -39,6 +39,7 @@ class Bell:
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._armed = False  # we hold the bell's lock, so every enqueue rings
         self._rung = False
+        self._undecided_seconds = UNDECIDED_POLL_SECONDS[0]
         self._last_work = self._last_ring = self._reconnect_at = float("-inf")
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
@@ -71,6 +72,7 @@ class Bell:
                 self._armed = False
             self._last_work = now
             self._rung = False
+            self._undecided_seconds = UNDECIDED_POLL_SECONDS[0]
         if self._armed:
             self._listen(ASLEEP_POLL_SECONDS)
         elif now - self._last_work < BUSY_LINGER_SECONDS:
@@ -86,8 +88,11 @@ class Bell:
         asleep = row[0] if row else None
         if asleep:
             self._armed = True
+        elif asleep is None:
+            self._listen(ASLEEP_POLL_SECONDS)
         else:
-            self._listen(ASLEEP_POLL_SECONDS if asleep is None else UNDECIDED_POLL_SECONDS)
+            self._listen(self._undecided_seconds)
+            self._undecided_seconds = min(2 * self._undecided_seconds, UNDECIDED_POLL_SECONDS[1])
 
     def _listener(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is None:
