@@ -64,14 +64,14 @@ class Reader:
     def __init__(self, port: int, query: str, last_id: str = "") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         headers = f"Last-Event-ID: {last_id}\r\n" if last_id else ""
-        # HTTP/1.0: the body is the stream itself, without chunks.
-        self.socket.sendall(f"GET /v1/stream?{query} HTTP/1.0\r\n{headers}\r\n".encode())
         self.lines = self.socket.makefile("r", encoding="utf-8", newline="\n")
         self.cursor = last_id
         try:
+            # HTTP/1.0: the body is the stream itself, without chunks.
+            self.socket.sendall(f"GET /v1/stream?{query} HTTP/1.0\r\n{headers}\r\n".encode())
             self.status = int(self.lines.readline().split()[1])
             self.headers = dict(line.strip().lower().split(": ", 1) for line in iter(self.lines.readline, "\r\n"))
-        except (OSError, ValueError, IndexError):
+        except BaseException:
             self.close()
             raise
 
