@@ -1,5 +1,6 @@
 """How gunicorn serves the app. Must not import psycopg: gevent has to patch the process first."""
 
+import resource
 import signal
 from types import FrameType
 from typing import Any
@@ -10,6 +11,10 @@ try:
     _settings = Settings.from_environment()
 except BadSetting as error:
     raise SystemExit(f"shoptalk: {error}") from None
+
+# Each stream is an open file, and the usual soft limit of 1024 is meant for programs that use select().
+_, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 worker_class = "gevent"

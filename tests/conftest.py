@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import os
 import queue
+import resource
 import secrets
 import shutil
 import signal
@@ -34,6 +35,10 @@ ROOT = Path(__file__).parent.parent
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 serial = itertools.count(1)
+
+# As api/gunicorn_conf.py does: a test opens a thousand streams.
+_, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
 
 
 class Postgresql(testing.postgresql.Postgresql):
