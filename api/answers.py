@@ -143,3 +143,8 @@ def chat(row: Row[Any] | Any) -> dict[str, Any]:
         "state": row.state,
         "release_at": instant(row.release_at),
     }
+
+
+def sent_chat(row: Row[Any] | Any) -> dict[str, Any]:
+    """The same, and when it was sent."""
+    return chat(row) | {"sent_at": instant(row.sent_at)}

@@ -91,7 +91,7 @@ def _read(chat_id: int) -> dict[str, Any]:
         row = connection.execute(select.where(c.chat_id == chat_id)).one_or_none()
     if row is None:
         raise Problem(404, NO_SUCH_CHAT)
-    return answers.chat(row) | {"sent_at": answers.instant(row.sent_at)}
+    return answers.sent_chat(row)
 
 
 def _enqueue_all(items: list[Any]) -> list[dict[str, Any]]:

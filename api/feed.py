@@ -165,17 +165,5 @@ class Feed:
 
 def encode(row: Any) -> bytes:
     """The event of a sent chat. JSON has no raw line breaks, so no text can forge another field or event."""
-    chat = {
-        "chat_id": row.chat_id,
-        "conversation_id": row.conversation_id,
-        "seq": row.seq,
-        "sender": row.sender,
-        "payload": row.payload,
-        "client_id": row.client_id,
-        "operator_id": row.operator_id,
-        "utc_date": answers.instant(row.created_at),
-        "state": "sent",
-        "release_at": None,
-        "sent_at": answers.instant(row.sent_at),
-    }
+    chat = answers.sent_chat(row)
     return b"event: chat\nid: %d\ndata: %s\n\n" % (row.position, json.dumps(chat).encode())

@@ -7,6 +7,6 @@ with entries as materialized (
      where conversation_id = :conversation_id and position > :after and position <= :until
 )
 select l.position, l.sent_at, c.chat_id, c.conversation_id, c.seq, c.sender, c.payload, c.client_id,
-       c.operator_id, c.created_at
+       c.operator_id, c.created_at, 'sent' as state, null::timestamptz as release_at
   from (select * from entries order by position limit :page) l join chats c on c.chat_id = l.chat_id
  order by l.position
