@@ -29,7 +29,7 @@ language sql stable as $$
     select coalesce(nullif(current_setting('shoptalk.now', true), '')::timestamptz, clock_timestamp())
 $$;
 
--- Advisory lock of the one sender at a time: send_chats() holds it for its transaction.
+-- Advisory lock of the one sender at a time: send_chats() holds it for its transaction, or stands by.
 create function sender_lock() returns bigint language sql immutable as $$ select 7310579101 $$;
 
 -- Advisory lock of the bell. A worker about to sleep holds it exclusively on its LISTEN session; an
@@ -569,18 +569,19 @@ end $$;
 -- Getting the shared lock means that no worker sleeps, and none can fall asleep before this transaction
 -- has ended: the worker takes the lock exclusively, looks once more, and only then waits. So no wake-up
 -- is lost, and a worker that dies asleep takes its lock with it.
+--
+-- For each row, and not for each statement: its WHEN spares the held ones without a look into a transition
+-- table, which cost each enqueue a tenth. A transaction's further rings fold into its first.
 create function ring_for_sleepers() returns trigger
 language plpgsql as $$
 begin
-    if exists (select from added where held_since is null)
-       and not pg_try_advisory_xact_lock_shared(bell_lock()) then
+    if not pg_try_advisory_xact_lock_shared(bell_lock()) then
         perform pg_notify('chat_queued', '');
     end if;
-    return null;
+    return new;
 end $$;
-create trigger chat_queue_bell after insert on chat_queue
-    referencing new table as added
-    for each statement execute function ring_for_sleepers();
+create trigger chat_queue_bell before insert on chat_queue
+    for each row when (new.held_since is null) execute function ring_for_sleepers();
 
 
 -- Sending: send_chats() -------------------------------------------------------------------------------
@@ -771,22 +772,25 @@ end $$;
 
 -- Sends the next due chats, at most batch_size of them, in one short transaction: claim, write to the
 -- log, delete the pointers, ring. Run it from as many workers as you like: one at a time gets the lock,
--- the next goes on where it ended. due_from spares the claim the dead rows in front; a chat due before
--- it waits until somebody asks from '-infinity'.
+-- and the others are answered null and stand by. (Waiting for the lock in turn, they handed it over after
+-- every batch, which was slower than one worker alone.) due_from spares the claim the dead rows in front;
+-- a chat due before it waits until somebody asks from '-infinity'.
 --
 -- The settings pin the plan to index scans, whatever the statistics say: a plan made for an empty table
--- stands still on a full one until the next ANALYZE.
+-- stands still on a full one until the next ANALYZE. And they keep it: planning anew took a tenth of a batch.
 create function send_chats(batch_size integer default 500, due_from timestamptz default '-infinity')
 returns send_report
 language plpgsql volatile
 set enable_seqscan = off set enable_bitmapscan = off set enable_material = off
-set enable_hashjoin = off set enable_mergejoin = off
+set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     at timestamptz;
     report send_report;
 begin
-    perform pg_advisory_xact_lock(sender_lock());
+    if not pg_try_advisory_xact_lock(sender_lock()) then
+        return null;
+    end if;
     at := shoptalk_now();
     if exists (select from stores where closes_at <= at) or exists (select from stores where closed_since > at) then
         perform refresh_opening_periods(at);

@@ -9,7 +9,7 @@ import time
 from bench import peers, shop
 from bench.figures import OURS, Aim, Row
 from bench.rounds import rounds
-from bench.stage import Connection, Stage, await_
+from bench.stage import Connection, Stage, await_, sessions
 
 BATCH = 500
 LEAST = "plain SQL: pointer out, log in"
@@ -107,11 +107,10 @@ def drain_at(stage: Stage, url: str, workers: int = 1) -> tuple[float, float]:
         gate = stack.enter_context(stage.connect(url))
         start = _position(db)
         due = int(_one(db, "select count(*) from chat_queue where due_at <= now()"))
-        # The start is when all workers stand at the lock, so that none is measured while it is loading.
+        # The start is when all workers stand by at the lock, so that none is measured while it is loading.
         gate.execute("select pg_advisory_lock(sender_lock())")
         started = [stack.enter_context(stage.worker(url)) for _ in range(workers)]
-        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-        await_(lambda: int(_one(db, waiting)) >= workers)
+        await_(lambda: sessions(db, "shoptalk worker") >= workers)
         gate.execute("select pg_advisory_unlock(sender_lock())")
         if workers > 1:
             _await_position(db, start + due // 2)

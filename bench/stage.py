@@ -143,7 +143,7 @@ class Stage:
     def worker(self, url: str) -> Iterator[subprocess.Popen[bytes]]:
         """A `python -m worker` that has arrived at its queue."""
         with self.connect(url) as db, self.process([sys.executable, "-m", "worker"], DATABASE_URL=url) as process:
-            await_(lambda: _sessions(db, "shoptalk worker bell") or _sessions(db, "shoptalk worker"), process)
+            await_(lambda: sessions(db, "shoptalk worker bell") or sessions(db, "shoptalk worker"), process)
             yield process
 
     @contextlib.contextmanager
@@ -177,8 +177,10 @@ def await_(holds: Callable[[], object], process: subprocess.Popen[bytes] | None 
         time.sleep(0.02)
 
 
-def _sessions(db: Connection, name: str) -> int:
-    row = db.execute("select count(*) from pg_stat_activity where application_name = %s", [name]).fetchone()
+def sessions(db: Connection, name: str) -> int:
+    """How many sessions of that name the database has."""
+    named = "select count(*) from pg_stat_activity where application_name = %s and datname = current_database()"
+    row = db.execute(named, [name]).fetchone()
     return int(row[0]) if row else 0
 
 

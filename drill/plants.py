@@ -24,7 +24,10 @@ class Plant:
     worker: tuple[str, ...] = ("worker",)
 
 
-SENDER_LOCK = "perform pg_advisory_xact_lock(sender_lock());"
+SENDER_LOCK = """    if not pg_try_advisory_xact_lock(sender_lock()) then
+        return null;
+    end if;
+"""
 NO_SENDER_LOCK = ("send_chats", SENDER_LOCK, "")
 NO_PREDECESSOR = ("send_claimed", "and (n.before = n.seq - 1", "and (true or n.before = n.seq - 1")
 
@@ -59,7 +62,8 @@ PLANTS = {
             (
                 "send_chats",
                 SENDER_LOCK,
-                "perform set_config('drill.turn', nextval('drill_turn')::text, true);" + SENDER_LOCK,
+                "perform set_config('drill.turn', nextval('drill_turn')::text, true);"
+                " perform pg_advisory_xact_lock(sender_lock());",
             ),
             (
                 "send_claimed",

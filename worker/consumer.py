@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 
-import psycopg
 import sqlalchemy as sa
 
 from sql.database import make_engine, query
@@ -23,9 +22,8 @@ FLOOR_SLACK = dt.timedelta(seconds=1)
 FULL_LOOK_SECONDS = 1.0
 FULL_LOOK_SHARE = 20  # a full look may take this part of the time
 TROUBLE_PAUSE_SECONDS = 0.5
-# Longer than any batch takes, shorter than SIGTERM may: a sender stands by for its turn this long.
-TURN_SECONDS = 2
-QUIET_SECONDS = 10.0  # waiting for a turn is normal; that it goes on is said this often
+# Another worker sends: time to see whether it still does. It takes over from a killed one after at most this.
+STAND_BY_SECONDS = 0.05
 
 
 class Consumer:
@@ -33,11 +31,10 @@ class Consumer:
 
     def __init__(self, database_url: str) -> None:
         self.bell = Bell(database_url)
-        self._engine = make_engine(database_url, "shoptalk worker", pool_size=1, lock_timeout_seconds=TURN_SECONDS)
+        self._engine = make_engine(database_url, "shoptalk worker", pool_size=1)
         self._stopping = threading.Event()
         self._due_from: dt.datetime | None = None  # None: from the very start
         self._next_full_look = 0.0
-        self._quiet_until = 0.0
 
     def stop(self) -> None:
         """Lets the batch in hand end and then ends run(). Safe in a signal handler."""
@@ -52,18 +49,22 @@ class Consumer:
             except sa.exc.SQLAlchemyError as error:
                 self._trouble(error)
             else:
-                if claimed < BATCH_SIZE:
+                if claimed is None:
+                    self.bell.pause(STAND_BY_SECONDS)
+                elif claimed < BATCH_SIZE:
                     self.bell.wait(worked=claimed > 0)
         self.bell.close()
         self._engine.dispose()
 
-    def _send_batch(self) -> int:
-        """Sends one batch and answers how many chats it claimed."""
+    def _send_batch(self) -> int | None:
+        """Sends one batch and answers how many chats it claimed; None while another worker sends."""
         started = time.monotonic()
         full_look = self._due_from is None or started >= self._next_full_look
         due_from = "-infinity" if full_look else self._due_from
         with self._engine.connect() as connection:
             report = connection.execute(query("send_chats"), {"batch_size": BATCH_SIZE, "due_from": due_from}).one()
+        if report.claimed is None:
+            return None
         if report.failed:
             log.warning("sending_failed chats=%d", report.failed)
         if full_look:
@@ -77,9 +78,5 @@ class Consumer:
 
     def _trouble(self, error: Exception) -> None:
         self._due_from = None
-        waited_for_turn = isinstance(getattr(error, "orig", None), psycopg.errors.LockNotAvailable)
-        if not waited_for_turn or time.monotonic() > self._quiet_until:
-            self._quiet_until = time.monotonic() + QUIET_SECONDS
-            log.warning("database_trouble reason=%s", str(error).splitlines()[0])
-        if not waited_for_turn:
-            self._stopping.wait(TROUBLE_PAUSE_SECONDS)
+        log.warning("database_trouble reason=%s", str(error).splitlines()[0])
+        self._stopping.wait(TROUBLE_PAUSE_SECONDS)
