@@ -11,6 +11,7 @@ from flask import Flask, request
 from api import context, problems
 from api.chats import chats
 from api.conversations import conversations
+from api.pages import pages
 from api.people import people
 from api.status import OPEN_PATHS, status
 from api.stream import stream
@@ -32,7 +33,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     context.install(app, settings, make_engine(settings.database_url, "shoptalk web"))
     problems.register(app)
-    for blueprint in (people, chats, conversations, stream, status):
+    for blueprint in (people, chats, conversations, stream, status, pages):
         app.register_blueprint(blueprint)
     app.before_request(_ask_for_key)
     return app
@@ -40,7 +41,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _ask_for_key() -> None:
     keys = context.settings().api_keys
-    if not keys or request.path in OPEN_PATHS:
+    if not keys or request.path in OPEN_PATHS or request.blueprint == pages.name:
         return
     given = request.headers.get("Authorization", "").encode()
     # In constant time, so that the time taken tells nothing of a key's letters.
