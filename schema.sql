@@ -76,7 +76,8 @@ create table operators (
 -- Conversations and chats ---------------------------------------------------------------------------
 
 -- The row's lock is what numbers a conversation's chats: whoever updates last_seq goes before whoever
--- waits, so seq order is commit order. fillfactor leaves room for that update to stay on its page (HOT).
+-- waits, so seq order is commit order. fillfactor leaves room for that update to stay on its page (HOT);
+-- hence no index on last_seq and last_chat_at.
 create table conversations (
     conversation_id integer primary key check (conversation_id > 0),
     client_id integer not null references clients,
@@ -84,8 +85,12 @@ create table conversations (
     store_id integer not null references stores,
     operator_group text not null,
     last_seq integer not null default 0,
+    last_chat_at timestamptz not null default shoptalk_now(),  -- when the chat last_seq was accepted
     created_at timestamptz not null default shoptalk_now()
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+-- What an operator's and a store's desk list.
+create index conversations_operator on conversations (operator_id);
+create index conversations_store on conversations (store_id);
 
 -- What new ids are drawn from: above what people choose by hand, so that they seldom meet.
 create sequence generated_conversation_ids as integer start 1000000001;
@@ -156,6 +161,14 @@ create table cancelled_chats (
     chat_id bigint primary key references chats,
     cancelled_at timestamptz not null
 );
+
+-- Up to which chat each party has read; never goes back.
+create table read_marks (
+    conversation_id integer not null references conversations on delete cascade,
+    reader text not null check (reader in ('client', 'operator')),
+    seq integer not null,
+    primary key (conversation_id, reader)
+) with (fillfactor = 70);
 
 
 -- Opening hours -------------------------------------------------------------------------------------
@@ -358,7 +371,7 @@ declare
     conversation conversations;
 begin
     loop
-        update conversations c set last_seq = last_seq + 1
+        update conversations c set last_seq = last_seq + 1, last_chat_at = shoptalk_now()
          where c.conversation_id = next_in_conversation.conversation_id
         returning * into conversation;
         exit when found;
@@ -488,7 +501,7 @@ language sql volatile set enable_seqscan = off as $$
     ), held as materialized (
         select * from numbered join hours using (store_id)
     ), counted as (
-        update conversations c set last_seq = n.last
+        update conversations c set last_seq = n.last, last_chat_at = at
           from (select conversation_id, max(seq) as last from numbered group by conversation_id) n
          where c.conversation_id = n.conversation_id
     ), accepted as (
@@ -861,6 +874,38 @@ begin
     select coalesce(opening, at), case when opening is not null then at end,
            chat.chat_id, chat.conversation_id, chat.seq, store
       from release_at(store, at) opening;
+end $$;
+
+
+-- Reading -----------------------------------------------------------------------------------------------
+
+-- Marks the conversation as read by the party up to the chat. Cumulative: an older mark changes nothing.
+-- Answers the mark that stands, and whether it was moved. Raises ST404 for a conversation that does not
+-- exist, 22003 for a chat that it has not.
+create function mark_read(conversation_id integer, reader text, seq integer, out marked integer, out moved boolean)
+language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    last integer;
+begin
+    select c.last_seq into last from conversations c where c.conversation_id = mark_read.conversation_id;
+    if not found then
+        raise 'there is no conversation %', mark_read.conversation_id
+            using errcode = 'ST404', column = 'conversation_id';
+    end if;
+    if mark_read.seq > last then
+        raise 'conversation % has only % chats', mark_read.conversation_id, last
+            using errcode = '22003', column = 'seq';
+    end if;
+    insert into read_marks as m (conversation_id, reader, seq)
+    values (mark_read.conversation_id, mark_read.reader, mark_read.seq)
+    on conflict (conversation_id, reader) do update set seq = excluded.seq where m.seq < excluded.seq
+    returning m.seq into marked;
+    moved := found;
+    if not moved then
+        select m.seq into marked from read_marks m
+         where m.conversation_id = mark_read.conversation_id and m.reader = mark_read.reader;
+    end if;
 end $$;
 
 

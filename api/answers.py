@@ -84,9 +84,20 @@ class Conversation(BaseModel):
     chat: list[Chat]
 
 
-class ConversationNow(Conversation):
-    """A conversation, and where its stream goes on from."""
+class Marks(BaseModel):
+    """A number for each party."""
 
+    client: int
+    operator: int
+
+
+class ConversationNow(Conversation):
+    """A conversation, who is in it, and where its stream goes on from."""
+
+    username: str
+    operator_name: str
+    timezone: str = Field(description="of its store, an IANA name")
+    read: Marks = Field(description="up to which seq each party has read; 0: nothing")
     cursor: str = Field(description="give it to GET /v1/stream as last_event_id: no gap and nothing twice")
 
 
@@ -101,6 +112,46 @@ class ChatPage(BaseModel):
     """Some chats of a conversation, in order; the Link header has the next page."""
 
     chat: list[Chat]
+
+
+class ListedConversation(BaseModel):
+    """A conversation in a list, with its last chat."""
+
+    conversation_id: int
+    store_id: int
+    client_id: int
+    username: str
+    operator_id: int
+    operator_name: str
+    operator_group: str
+    read: Marks
+    unread: Marks = Field(description="the other party's sent chats above its mark, counted up to 100")
+    last_chat: Chat
+
+
+class ConversationList(BaseModel):
+    """Conversations, newest activity first."""
+
+    conversations: list[ListedConversation]
+    cursor: str = Field(description="give it to GET /v1/stream as last_event_id: no gap and nothing twice")
+
+
+class ReadMark(BaseModel):
+    """Up to which chat a party has read."""
+
+    conversation_id: int
+    reader: Literal["client", "operator"]
+    seq: int
+
+
+class Store(BaseModel):
+    """A store and its hours now."""
+
+    store_id: int
+    timezone: str = Field(description="an IANA name")
+    open: bool
+    opens_at: AwareDatetime | None = Field(description="when it next opens; null: never, or it never closes")
+    closes_at: AwareDatetime | None = Field(description="when it next closes; null: never")
 
 
 class StateCount(BaseModel):

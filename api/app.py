@@ -9,8 +9,10 @@ import psycopg.waiting
 from flask import Flask, request
 
 from api import context, problems
+from api.attention import attention
 from api.chats import chats
 from api.conversations import conversations
+from api.desk import desk
 from api.pages import pages
 from api.people import people
 from api.status import OPEN_PATHS, status
@@ -33,7 +35,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     context.install(app, settings, make_engine(settings.database_url, "shoptalk web"))
     problems.register(app)
-    for blueprint in (people, chats, conversations, stream, status, pages):
+    for blueprint in (people, chats, conversations, attention, desk, stream, status, pages):
         app.register_blueprint(blueprint)
     app.before_request(_ask_for_key)
     return app

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from flask import Blueprint, Response
 
 from api import answers
-from api.context import engine, reply
+from api.context import announcer, engine, reply
 from api.fields import MOST_CHATS, BriefChatIn, ChatIn, parse
 from api.openapi import describe
 from api.problems import Problem, of_sqlstate
@@ -18,6 +18,8 @@ from sql.tables import chat_states
 from sql.tables import chats as chats_table
 
 chats = Blueprint("chats", __name__)
+
+MOST_TOLD = 100  # of a list's held chats: a page that people look at needs no more
 
 MESSAGES = {
     "queued": "success, your message has been sent",
@@ -60,7 +62,7 @@ def post_chats() -> Response:
 @chats.get("/v1/chats/<chat_id>")
 @describe("Read a chat", gives=answers.SentChat, problems=(404,))
 def get_chat(chat_id: str) -> Response:
-    return reply(_read(path_id(chat_id, NO_SUCH_CHAT, chat=True)))
+    return reply(answers.sent_chat(_read(path_id(chat_id, NO_SUCH_CHAT, chat=True))))
 
 
 @chats.delete("/v1/chats/<chat_id>")
@@ -69,7 +71,9 @@ def cancel_chat(chat_id: str) -> Response:
     number = path_id(chat_id, NO_SUCH_CHAT, chat=True)
     with engine().connect() as connection:
         connection.execute(query("cancel_chat"), {"chat_id": number})
-    return reply(_read(number))
+    row = _read(number)
+    announcer().changed(row)
+    return reply(answers.sent_chat(row))
 
 
 NO_SUCH_CHAT = "There is no chat with the specified id."
@@ -77,21 +81,29 @@ NO_SUCH_CHAT = "There is no chat with the specified id."
 
 def _enqueue(chat: ChatIn) -> sa.Row[Any]:
     with engine().connect() as connection:
-        return connection.execute(query("enqueue_chat"), chat.model_dump()).one()
+        row = connection.execute(query("enqueue_chat"), chat.model_dump()).one()
+    _tell_held([row])
+    return row
+
+
+def _tell_held(rows: list[sa.Row[Any]]) -> None:
+    """Lets open pages show what waits for its store to open; what goes at once comes to them by the log."""
+    for row in [row for row in rows if row.state == "held" and not row.replayed][-MOST_TOLD:]:
+        announcer().changed(row)
 
 
 def _replayed(row: sa.Row[Any]) -> dict[str, str]:
     return {"Idempotent_Replayed": "true"} if row.replayed else {}
 
 
-def _read(chat_id: int) -> dict[str, Any]:
+def _read(chat_id: int) -> sa.Row[Any]:
     c, s = chats_table.c, chat_states.c
     select = sa.select(chats_table, s.state, s.release_at, s.sent_at).join(chat_states, c.chat_id == s.chat_id)
     with engine().connect() as connection:
         row = connection.execute(select.where(c.chat_id == chat_id)).one_or_none()
     if row is None:
         raise Problem(404, NO_SUCH_CHAT)
-    return answers.sent_chat(row)
+    return row
 
 
 def _enqueue_all(items: list[Any]) -> list[dict[str, Any]]:
@@ -108,9 +120,10 @@ def _enqueue_all(items: list[Any]) -> list[dict[str, Any]]:
             results.append(problem.as_dict())
     if good:
         with engine().connect() as connection:
-            rows = connection.execute(query("enqueue_chats"), _columns([chat for _, chat in good]))
-            for (place, _), row in zip(good, rows, strict=True):
-                results[place] = _one_answer(row)
+            rows = list(connection.execute(query("enqueue_chats"), _columns([chat for _, chat in good])))
+        for (place, _), row in zip(good, rows, strict=True):
+            results[place] = _one_answer(row)
+        _tell_held(rows)
     return results
 
 

@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import sqlalchemy as sa
 from flask import Flask, Response, current_app
 
 from api.feed import Feed
+from api.signals import Announcer
 from sql.settings import Settings
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One process's own."""
+
+    settings: Settings
+    engine: sa.Engine
+    feed: Feed
+    announcer: Announcer
 
 
 def install(app: Flask, settings: Settings, database: sa.Engine) -> None:
     """Gives the app what the functions below answer."""
-    app.extensions["shoptalk"] = (settings, database, Feed(settings.database_url, database))
+    feed = Feed(settings.database_url, database)
+    app.extensions["shoptalk"] = Shared(settings, database, feed, Announcer(database))
 
 
 def settings() -> Settings:
     """The settings of this process."""
-    return cast(Settings, current_app.extensions["shoptalk"][0])
+    return _shared().settings
 
 
 def engine() -> sa.Engine:
     """The engine of this process, in autocommit."""
-    return cast(sa.Engine, current_app.extensions["shoptalk"][1])
+    return _shared().engine
 
 
 def feed() -> Feed:
     """The process's reader of the sent log."""
-    return cast(Feed, current_app.extensions["shoptalk"][2])
+    return _shared().feed
+
+
+def announcer() -> Announcer:
+    """The process's sender of what streams carry besides the log."""
+    return _shared().announcer
+
+
+def _shared() -> Shared:
+    return cast(Shared, current_app.extensions["shoptalk"])
 
 
 def reply(data: Any, status: int = 200, **headers: str) -> Response:

@@ -35,7 +35,16 @@ def brief_conversation(conversation_id: str) -> Response:
 @describe("Read a conversation with all its chats", gives=answers.ConversationNow, problems=(404,))
 def get_conversation(conversation_id: str) -> Response:
     head, cursor, pages = _whole(conversation_id)
-    return _streamed("", head | {"cursor": str(cursor)}, pages, "")
+    with engine().connect() as connection:
+        row = connection.execute(query("conversation_head"), {"conversation_id": head["conversation_id"]}).one()
+    now = {
+        "username": row.username,
+        "operator_name": row.operator_name,
+        "timezone": row.timezone,
+        "read": {"client": row.client_read, "operator": row.operator_read},
+        "cursor": str(cursor),
+    }
+    return _streamed("", head | now, pages, "")
 
 
 @conversations.get("/v1/conversations/<conversation_id>/chats")

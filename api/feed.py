@@ -19,6 +19,8 @@ import psycopg
 import sqlalchemy as sa
 
 from api import answers
+from api.signals import CHANNEL, Signal
+from api.signals import encode as encode_signal
 from sql.database import connect, query
 
 log = logging.getLogger("shoptalk.api")
@@ -28,7 +30,10 @@ QUEUE_EVENTS = 1000  # a stream further behind than this loses its queue and rea
 POLL_SECONDS = 5.0  # the floor under NOTIFY
 RECONNECT_SECONDS = 1.0
 
-Key = tuple[str, int]  # ("conversation_id", 7), ("client_id", 1) or ("operator_id", 1)
+MOST_SIGNALS = 100  # waiting in a stream's queue; more are dropped
+
+KEYS = ("conversation_id", "client_id", "operator_id", "store_id")
+Key = tuple[str, int]  # one of KEYS and its number
 
 
 class Subscription:
@@ -43,21 +48,29 @@ class Subscription:
         self.since = 0
         self.behind = False
         self.ended = False
-        self._events: deque[tuple[int, bytes]] = deque()
+        self._events: deque[tuple[int, bytes]] = deque()  # position 0: a signal, which is not in the log
+        self._signals = 0  # how many of them, at most
         self._ready = threading.Event()
 
     def put(self, position: int, event: bytes) -> None:
         """Hands over an event, or drops the queue where there is no room for it."""
-        if len(self._events) >= QUEUE_EVENTS:
+        if len(self._events) - self._signals >= QUEUE_EVENTS:
             self.behind = True
-            self._events.clear()
+            self._clear()
         if not self.behind:
             self._events.append((position, event))
         self._ready.set()
 
+    def put_signal(self, event: bytes) -> None:
+        """Hands over an event that is not in the log, in its order among the chats; a slow reader gets none."""
+        if self._signals < MOST_SIGNALS and not self.behind:
+            self._signals += 1
+            self._events.append((0, event))
+            self._ready.set()
+
     def begin(self, since: int) -> None:
         """Begins anew, with what is sent after the position."""
-        self._events.clear()
+        self._clear()
         self.since, self.behind = since, False
 
     def end(self) -> None:
@@ -73,7 +86,12 @@ class Subscription:
         with contextlib.suppress(IndexError):  # empty
             while True:
                 events.append(self._events.popleft())
+                self._signals -= events[-1][0] == 0
         return events
+
+    def _clear(self) -> None:
+        self._events.clear()
+        self._signals = 0
 
 
 class Feed:
@@ -138,12 +156,15 @@ class Feed:
     def _listen(self) -> None:
         with connect(self._database_url, "shoptalk feed") as connection:
             connection.execute("listen chat_sent")
+            connection.execute("listen " + CHANNEL)
+            heard: list[psycopg.Notify] = []
             while not self._closed:
-                # At once after LISTEN and after every wake-up, which is only a hint.
-                while self.streams and self._read() == PAGE:
-                    pass
-                for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
-                    pass
+                # At once after LISTEN, after every wake-up, which is only a hint, and every few seconds anyway.
+                if not heard or any(notice.channel != CHANNEL for notice in heard):
+                    while self.streams and self._read() == PAGE:
+                        pass
+                heard = list(connection.notifies(timeout=POLL_SECONDS, stop_after=1))
+                self._pass_on([notice.payload for notice in heard if notice.channel == CHANNEL])
 
     def _read(self) -> int:
         with self._engine.connect() as connection:
@@ -155,9 +176,38 @@ class Feed:
                     self._hand_out(row)
         return len(rows)
 
+    def _pass_on(self, payloads: list[str]) -> None:
+        """Hands signals to the streams that they are for, in their order."""
+        signals = []
+        for payload in payloads:
+            try:
+                signals.append(Signal.heard(payload))
+            except ValueError as error:
+                log.warning("signal_refused reason=%s", error)
+        wanted = [(signal, readers) for signal in signals if (readers := self._readers(signal.to))]
+        changed = self._read_changed([signal for signal, _ in wanted if signal.event == "change"])
+        for signal, readers in wanted:
+            event = changed.get(signal.data.get("chat_id")) if signal.event == "change" else signal.encode()
+            if event is not None:
+                for subscription in readers:
+                    subscription.put_signal(event)
+
+    def _readers(self, to: dict[str, int]) -> set[Subscription]:
+        with self._lock:
+            return set().union(*(self._streams.get(key, ()) for key in to.items()))
+
+    def _read_changed(self, signals: list[Signal]) -> dict[Any, bytes]:
+        """The events of changed chats as they are now, by chat_id. One that is sent has none: it comes by the log."""
+        if not signals:
+            return {}
+        chat_ids = [signal.data.get("chat_id") for signal in signals]
+        with self._engine.connect() as connection:
+            rows = connection.execute(query("read_changed"), {"chat_ids": chat_ids})
+            return {row.chat_id: encode_signal("change", answers.chat(row)) for row in rows}
+
     def _hand_out(self, row: Any) -> None:
         event = None
-        for name in ("conversation_id", "client_id", "operator_id"):
+        for name in KEYS:
             for subscription in self._streams.get((name, getattr(row, name)), ()):
                 event = event or encode(row)
                 subscription.put(row.position, event)

@@ -71,6 +71,7 @@ Name = Annotated[
     BeforeValidator(_clean_text),
     AfterValidator(_not_blank),
 ]
+Party = Literal["client", "operator"]
 Payload = Annotated[
     str,
     Field(min_length=1, max_length=LONGEST_PAYLOAD, json_schema_extra={"pattern": r"^[^\x00]+$"}),
@@ -113,7 +114,7 @@ class ChatIn(BaseModel, json_schema_extra=_either_operator):
     payload: Payload = Field(description="`{{ username }}` and `{{ operator }}` become the parties' names.")
     client_id: Id
     operator_id: Id = Field(validation_alias=AliasChoices("operator_id", "opertor_id"))
-    sender: Literal["client", "operator"] = "client"
+    sender: Party = "client"
 
     @model_validator(mode="before")
     @classmethod
@@ -128,6 +129,19 @@ class BriefChatIn(ChatIn):
     """A chat to send, as the brief has it: the conversation is named."""
 
     conversation_id: Id = Field()
+
+
+class ReadIn(BaseModel):
+    """Up to which chat of a conversation a party has read."""
+
+    reader: Party
+    seq: Id
+
+
+class TypingIn(BaseModel):
+    """Who is typing."""
+
+    sender: Party
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -34,7 +34,7 @@ def post_worker_init(worker: Any) -> None:
     stop = signal.getsignal(signal.SIGTERM)
 
     def end_streams_and_stop(number: int, frame: FrameType | None) -> None:
-        worker.wsgi.extensions["shoptalk"][2].close()
+        worker.wsgi.extensions["shoptalk"].feed.close()
         if callable(stop):
             stop(number, frame)
 

@@ -34,7 +34,10 @@ class Operation:
     gives: Any = None  # of status 200; None: not described
     created: type[BaseModel] | None = None  # of status 201, on the routes that say so
     problems: tuple[int, ...] = ()
-    query: dict[str, tuple[int, int]] = field(default_factory=dict)  # name: least and most
+    status: int = 200
+    query: dict[str, tuple[int, int] | dict[str, Any]] = field(
+        default_factory=dict
+    )  # name: least and most, or its schema
     list_up_to: int = 0  # the body may also be a JSON list of so many
 
 
@@ -74,10 +77,7 @@ def _operation(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dic
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
         for name in sorted(rule.arguments - (rule.defaults or {}).keys())
-    ] + [
-        {"name": name, "in": "query", "schema": {"type": "integer", "minimum": least, "maximum": most}}
-        for name, (least, most) in operation.query.items()
-    ]
+    ] + [{"name": name, "in": "query", "schema": _query_schema(what)} for name, what in operation.query.items()]
     described: dict[str, Any] = {
         "operationId": rule.endpoint.replace(".", "_"),
         "summary": operation.summary,
@@ -95,6 +95,12 @@ def _operation(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dic
     return described
 
 
+def _query_schema(what: tuple[int, int] | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(what, dict):
+        return what
+    return {"type": "integer", "minimum": what[0], "maximum": what[1]}
+
+
 def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema for a form, where everything is text: no numbers and no null."""
     properties = copy.deepcopy(schema["properties"])
@@ -106,10 +112,10 @@ def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _responses(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
-    responses: dict[str, Any] = {"200": {"description": "done"}}
+    responses: dict[str, Any] = {str(operation.status): {"description": "done"}}
     if operation.gives is not None:
         responses["200"] |= {"content": _json(operation.gives, schemas)}
-    if operation.takes is not None:
+    if operation.takes is not None and operation.status == 200:
         responses["200"]["headers"] = REPLAYED
     if operation.created is not None and rule.rule.startswith("/v1/"):
         responses["201"] = {"description": "created", "content": _json(operation.created, schemas)}

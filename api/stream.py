@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
 from api.context import engine, feed
-from api.feed import PAGE, Feed, Key, Subscription, encode
+from api.feed import KEYS, PAGE, Feed, Key, Subscription, encode
 from api.fields import LARGEST_ID
 from api.problems import Problem, field_errors
 from api.requests import query_number
@@ -25,8 +25,7 @@ HEARTBEAT_SECONDS = 12.0  # the contract says 15 at most; also how a vanished re
 LIFETIME_SECONDS = (300.0, 600.0)  # then the reader reconnects: streams spread over the processes again
 STUCK_SECONDS = 60.0
 MOST_STREAMS = 8000  # a process; more are answered 503
-WINDOW = 20_000  # positions that one catch-up read of a client's or an operator's stream goes over
-KEYS = ("conversation_id", "client_id", "operator_id")
+WINDOW = 20_000  # positions that one catch-up read of a client's, an operator's or a store's stream goes over
 
 
 @dataclass
@@ -96,12 +95,12 @@ def _events(source: Feed, database: sa.Engine, subscription: Subscription, start
             for rows in _catch_up(database, subscription.key, cursor, subscription.since):
                 yield b"".join(map(encode, rows))
             cursor = subscription.since
-        events = [(position, event) for position, event in subscription.take(HEARTBEAT_SECONDS) if position > cursor]
-        if events:
-            cursor = events[-1][0]
+        taken = subscription.take(HEARTBEAT_SECONDS)
+        events = [event for position, event in taken if position > cursor or not position]
+        cursor = max([cursor, *(position for position, _ in taken)])
         if subscription.behind:
             source.renew(subscription)
-        yield b"".join(event for _, event in events) or b":\n\n"
+        yield b"".join(events) or b":\n\n"
 
 
 def _catch_up(database: sa.Engine, key: Key, after: int, until: int) -> Iterator[list[Any]]:
@@ -115,7 +114,7 @@ def _catch_up(database: sa.Engine, key: Key, after: int, until: int) -> Iterator
                 after = rows[-1].position if len(rows) == PAGE else until
             else:
                 window = min(after + WINDOW, until)
-                party = {"client_id": None, "operator_id": None} | {name: number}
+                party = {"client_id": None, "operator_id": None, "store_id": None} | {name: number}
                 rows = list(connection.execute(query("read_log_of_party"), party | {"after": after, "until": window}))
                 after = window
         if rows:

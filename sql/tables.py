@@ -4,6 +4,10 @@ from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, T
 
 metadata = MetaData()
 
+stores = Table("stores", metadata, Column("store_id", Integer, primary_key=True))
+
+operators = Table("operators", metadata, Column("operator_id", Integer, primary_key=True))
+
 conversations = Table(
     "conversations",
     metadata,

@@ -197,8 +197,10 @@ def test_a_bad_page_names_the_parameter(shop_client: FlaskClient, query: str) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["/app/getConversation/{}/", "/v1/conversations/{}", "/v1/conversations/{}/chats", "/v1/chats/{}"]
-)
+    "path",
+    ["/app/getConversation/{}/", "/v1/conversations/{}", "/v1/conversations/{}/chats", "/v1/chats/{}",
+     "/v1/stores/{}", "/v1/stores/{}/conversations", "/v1/operators/{}/conversations"],
+)  # fmt: skip
 @pytest.mark.parametrize("number", ["1", "0", "-1", "x", "1.0", "²", "9" * 30, "%00", "' or 1=1"])
 def test_what_is_not_there_is_not_found(client: FlaskClient, path: str, number: str) -> None:
     problem(client.get(path.format(number)), 404)
@@ -223,7 +225,10 @@ TAKES = {
     "/v1/operators": OLGA,
     "/app/startChat/": CHAT | {"sender": "client"},
     "/v1/chats": CHAT | {"sender": "client"},
+    "/v1/conversations/7/read": {"reader": "client", "seq": 1},
+    "/v1/conversations/7/typing": {"sender": "client"},
 }
+METHODS = {"/v1/conversations/7/read": "PUT"}  # the others take a POST
 OPTIONAL = {"/app/startChat/": {"chat_id", "sender"}, "/v1/chats": {"chat_id", "sender", "conversation_id"}}
 BAD_IDS = [
     None,
@@ -290,9 +295,11 @@ def test_each_bad_field_is_named_and_nothing_stored(robust: FlaskClient, path: s
     body = TAKES[path] | {name: value}
     if value is ...:
         del body[name]
-    assert at_fault(robust.post(path, data=json.dumps(body), content_type="application/json")) == {name}
+    method = METHODS.get(path, "POST")
+    answer = robust.open(path, method=method, data=json.dumps(body), content_type="application/json")
+    assert at_fault(answer) == {name}
     if isinstance(value, str) and not re.search("[\ud800-\udfff]", value):
-        assert at_fault(robust.post(path, data=body)) == {name}
+        assert at_fault(robust.open(path, method=method, data=body)) == {name}
 
 
 @pytest.mark.parametrize("path", TAKES)
@@ -323,7 +330,7 @@ def test_each_bad_field_is_named_and_nothing_stored(robust: FlaskClient, path: s
 def test_bodies_that_are_none(
     robust: FlaskClient, path: str, body: bytes, content_type: str, status: int | None
 ) -> None:
-    answer = robust.post(path, data=body, content_type=content_type)
+    answer = robust.open(path, method=METHODS.get(path, "POST"), data=body, content_type=content_type)
     if status is None:  # a list, which /v1/chats takes and answers item by item
         status = 200 if path == "/v1/chats" else 400
     if status == 200:
