@@ -949,3 +949,29 @@ create view queue_status as
     select 'failed', count(*), min(dead_at), null from chat_failures where dead_at is not null
     union all
     select 'cancelled', count(*), min(cancelled_at), null from cancelled_chats;
+
+-- How queue_status was, one sample each 30 s for a day: what the plot of the desk's queue view is made of.
+create table queue_samples (
+    at timestamptz primary key,               -- the beginning of its 30 s
+    held bigint not null,
+    queued bigint not null,
+    failed bigint not null,
+    sent bigint not null                      -- ever; the rate is the difference of two
+);
+
+-- Takes the sample of this moment, unless another worker has, and forgets what is older than a day.
+create function sample_queue() returns void
+language plpgsql volatile as $$
+declare
+    slot timestamptz := date_bin('30 seconds', shoptalk_now(), '2000-01-01');
+begin
+    if exists (select from queue_samples s where s.at = slot) then
+        return;
+    end if;
+    insert into queue_samples (at, held, queued, failed, sent)
+    select slot, sum(chats) filter (where state = 'held'), sum(chats) filter (where state = 'queued'),
+           sum(chats) filter (where state = 'failed'), sum(chats) filter (where state = 'sent')
+      from queue_status
+    on conflict do nothing;
+    delete from queue_samples s where s.at < slot - interval '24 hours';
+end $$;

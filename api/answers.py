@@ -163,10 +163,21 @@ class StateCount(BaseModel):
     next_release: AwareDatetime | None
 
 
+class QueueSample(BaseModel):
+    """How many chats were in each state; of sent: ever."""
+
+    at: AwareDatetime
+    held: int
+    queued: int
+    failed: int
+    sent: int
+
+
 class Queue(BaseModel):
     """The queue, state by state."""
 
     states: list[StateCount]
+    history: list[QueueSample] = Field(default=[], description="of the last hour, where it was asked for")
 
 
 class Health(BaseModel):

@@ -58,6 +58,15 @@ def path_id(text: str, missing: str, chat: bool = False) -> int:
         raise Problem(404, missing) from None
 
 
+def query_flag(name: str) -> bool:
+    """A true or false in the query string, false where there is none. Raises Problem 400 that names it."""
+    text = request.args.get(name, "false")
+    if text not in ("true", "false"):
+        reason = "expected true or false"
+        raise Problem(400, f"{name}: {reason}", field_errors(name, reason))
+    return text == "true"
+
+
 def query_number(name: str, default: int, least: int, most: int) -> int:
     """A number in the query string. Raises Problem 400 that names it."""
     text = request.args.get(name)

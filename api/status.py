@@ -8,6 +8,7 @@ from flask import Blueprint, Response, current_app
 from api import answers
 from api.context import engine, reply
 from api.openapi import describe, document
+from api.requests import query_flag
 from sql.database import query
 
 status = Blueprint("status", __name__)
@@ -16,10 +17,17 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # asked by probes, which have n
 
 
 @status.get("/v1/queue")
-@describe("How many chats are in each state", gives=answers.Queue)
+@describe(
+    "How many chats are in each state, and how many were over the last hour",
+    gives=answers.Queue,
+    problems=(400,),
+    query={"history": {"type": "boolean"}},
+)
 def get_queue() -> Response:
+    with_history = query_flag("history")
     with engine().connect() as connection:
         rows = connection.execute(query("queue_status")).all()
+        samples = connection.execute(query("queue_history")).all() if with_history else []
     states = [
         {
             "state": row.state,
@@ -29,7 +37,8 @@ def get_queue() -> Response:
         }
         for row in rows
     ]
-    return reply({"states": states})
+    history = [sample._asdict() | {"at": answers.instant(sample.at)} for sample in samples]
+    return reply({"states": states} | ({"history": history} if with_history else {}))
 
 
 @status.get("/healthz")

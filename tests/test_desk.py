@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from sql.database import make_engine, query
-from tests.conftest import Connection
+from tests.conftest import Connection, eventually
 from tests.test_api import at_fault, problem
 from tests.test_enqueue import enqueue
 
@@ -148,6 +148,26 @@ def test_a_store_says_whether_it_is_open_and_until_when(shop: Connection, client
     }  # fmt: skip
     assert store(1, "2026-03-02 03:00") == {
         "store_id": 1, "timezone": "UTC", "open": True, "opens_at": None, "closes_at": None}  # fmt: skip
+
+
+def test_the_queue_has_a_history_of_an_hour(shop: Connection, client: FlaskClient) -> None:
+    assert "history" not in client.get("/v1/queue").get_json()
+    enqueue(shop, 7, "x")
+    for hour, minute, second in ((-30, 0, 0), (-2, 0, 0), (-1, 30, 0), (0, -1, 0), (0, 0, 0)):
+        at = f"now() + interval '{hour} h {minute} min {second} s'"
+        shop.execute(f"select set_config('shoptalk.now', ({at})::text, false), sample_queue(), sample_queue()")
+    shop.execute("select set_config('shoptalk.now', '', false)")
+    history = client.get("/v1/queue?history=true").get_json()["history"]
+    assert [sample | {"at": ""} for sample in history] == [
+        {"at": "", "held": 0, "queued": 1, "failed": 0, "sent": 0}] * 3  # fmt: skip
+    assert [sample["at"] for sample in history] == sorted({sample["at"] for sample in history})
+    assert shop.execute("select count(*) from queue_samples").fetchone() == (4,)  # the oldest is forgotten
+    assert at_fault(client.get("/v1/queue?history=yes")) == {"history"}
+
+
+def test_the_worker_samples_the_queue(shop: Connection, database: str, start: Any) -> None:
+    start("worker", DATABASE_URL=database)
+    eventually(lambda: shop.execute("select count(*) from queue_samples").fetchone() == (1,))
 
 
 def test_a_read_mark_never_goes_back(shop: Connection, client: FlaskClient) -> None:

@@ -1,4 +1,4 @@
-"""Keeping the stores' hours: rings at each opening and closing, at start, and every minute.
+"""Keeping the stores' hours: rings at each opening and closing, at start, and every minute. And the queue's history.
 
 The rule itself is in the database: a chat's pointer says from when it may go, and the claim takes back
 what its store has closed on. So a run that is missed, late, doubled or done by two workers is harmless.
@@ -17,6 +17,7 @@ from sql.database import make_engine, query
 log = logging.getLogger("shoptalk.worker")
 
 CHECK_SECONDS = 60
+SAMPLE_SECONDS = 30  # as long as one row of queue_samples is for
 
 
 class Schedule:
@@ -32,11 +33,19 @@ class Schedule:
         """Keeps the hours from now on."""
         now = dt.datetime.now(dt.UTC)
         self._scheduler.add_job(self._keep_hours, "interval", seconds=CHECK_SECONDS, next_run_time=now)
+        self._scheduler.add_job(self._sample_queue, "interval", seconds=SAMPLE_SECONDS, next_run_time=now)
         self._scheduler.start()
 
     def stop(self) -> None:
         """Ends without waiting for a run under way: it does nothing that has to be ended well."""
         self._scheduler.shutdown(wait=False)
+
+    def _sample_queue(self) -> None:
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(query("sample_queue"))
+        except sa.exc.SQLAlchemyError as error:
+            log.warning("sampling_failed reason=%s", str(error).splitlines()[0])
 
     def _keep_hours(self) -> None:
         try:
