@@ -1,0 +1,82 @@
+/** The field to write a chat in: Enter sends, Shift+Enter is a new line, the draft is kept. */
+
+import { el } from "./dom.js";
+import { keep, kept } from "./kept.js";
+
+export const LONGEST = 299; // characters, as the API counts them: code points
+const COUNT_FROM = 200; // shown from here on
+const TYPING_EVERY_MS = 3000;
+
+/** On a touch keyboard Enter is a new line: there is no Shift+Enter, and a button to send. */
+const touch = matchMedia("(pointer: coarse)");
+
+export class Composer {
+  #key;
+  #on;
+  #typed = 0;
+
+  /** `on`: send(text), typing() and editLast(), asked for by the up arrow in an empty field. */
+  constructor(key, label, on) {
+    this.#key = `draft:${key}`;
+    this.#on = on;
+    this.field = el("textarea", {
+      id: "composer", rows: 1, placeholder: label, "aria-label": label, "aria-describedby": "composer-count",
+      enterkeyhint: "send", autocomplete: "off",
+      oninput: () => this.#input(), onkeydown: (event) => this.#press(event),
+    });
+    this.count = el("p", { id: "composer-count", class: "count small muted numbers" });
+    this.button = el("button", { class: "primary", type: "submit" }, "Send");
+    this.element = el(
+      "form",
+      { class: "composer", onsubmit: (event) => { event.preventDefault(); this.#send(); } },
+      this.field, this.count, this.button,
+    );
+    this.field.value = kept(this.#key, "");
+    this.#fit();
+  }
+
+  focus() {
+    this.field.focus();
+  }
+
+  #input() {
+    keep(this.#key, this.field.value);
+    this.#fit();
+    if (!this.field.value.trim() || Date.now() - this.#typed < TYPING_EVERY_MS) return;
+    this.#typed = Date.now();
+    this.#on.typing();
+  }
+
+  #press(event) {
+    if (event.key === "ArrowUp" && !this.field.value) {
+      event.preventDefault();
+      this.#on.editLast();
+    }
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch.matches) return;
+    event.preventDefault();
+    this.#send();
+  }
+
+  #send() {
+    const text = this.field.value.trim();
+    if (!text || [...text].length > LONGEST) return;
+    this.#on.send(text);
+    this.field.value = "";
+    this.#typed = 0;
+    keep(this.#key, "");
+    this.#fit();
+  }
+
+  /** As high as its text, with how many characters are left once that matters. */
+  #fit() {
+    const characters = [...this.field.value.trim()].length;
+    const over = characters - LONGEST;
+    this.count.textContent =
+      over > 0 ? `${over} too many` : characters >= COUNT_FROM ? `${characters} of ${LONGEST}` : "";
+    this.count.classList.toggle("error", over > 0);
+    this.field.setAttribute("aria-invalid", String(over > 0));
+    this.button.disabled = over > 0;
+    this.field.style.height = "auto";
+    if (this.field.scrollHeight) this.field.style.height = `${this.field.scrollHeight + 2}px`;
+  }
+}

@@ -1,0 +1,36 @@
+/** What this browser keeps for the page. A frame whose storage is blocked keeps it until it is closed. */
+
+const memory = new Map();
+
+function using(name, work) {
+  try {
+    return work(window[name]);
+  } catch {
+    return work({
+      getItem: (key) => memory.get(key) ?? null,
+      setItem: (key, value) => memory.set(key, value),
+      removeItem: (key) => memory.delete(key),
+    });
+  }
+}
+
+/** A value of any JSON kind under `key`, or `otherwise`. */
+export function kept(key, otherwise = null) {
+  try {
+    return JSON.parse(using("localStorage", (store) => store.getItem(`shoptalk:${key}`))) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+/** Keeps it; an empty string, an empty list and null are forgotten. */
+export function keep(key, value) {
+  const empty = value === null || value.length === 0;
+  using("localStorage", (store) =>
+    empty ? store.removeItem(`shoptalk:${key}`) : store.setItem(`shoptalk:${key}`, JSON.stringify(value)),
+  );
+}
+
+/** The API key: until the tab is closed, and never in a URL. */
+export const apiKey = () => using("sessionStorage", (store) => store.getItem("shoptalk:key"));
+export const keepApiKey = (key) => using("sessionStorage", (store) => store.setItem("shoptalk:key", key));

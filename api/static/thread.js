@@ -1,0 +1,202 @@
+/** A conversation as it is read: day by day, who said what and when, and how each chat of ours stands. */
+
+import { OTHER } from "./conversation.js";
+import { el, linked, show } from "./dom.js";
+import { clock, day, dayName, full, when } from "./time.js";
+
+const PAGE = 200; // chats shown at first, and more each time
+const RUN_MS = 5 * 60_000; // chats of one person within this are one run, under one name
+const BOTTOM_PX = 60; // so near to the end counts as at the end
+
+export class Thread {
+  #talk;
+  #shown = PAGE;
+  #unreadFrom = null; // seq of the first that was unread when the conversation was opened
+
+  /** `talk` has conversation, party, outbox, and cancel(chat), edit(chat). */
+  constructor(talk) {
+    this.#talk = talk;
+    this.earlier = el("button", { class: "small quiet", type: "button", onclick: () => this.#more() }, "Show earlier chats");
+    this.list = el("ol", { class: "chats" });
+    this.typing = el("p", { class: "typing muted small" });
+    this.end = el("div", { class: "end" });
+    this.latest = el(
+      "button",
+      { class: "latest small", type: "button", hidden: true, onclick: () => this.toEnd() },
+      "Newer chats below",
+    );
+    this.scroller = el(
+      "div",
+      { class: "scroller", tabindex: 0, role: "region", "aria-label": "Chats", onscroll: () => this.#scrolled() },
+      this.earlier, this.list, this.typing, this.end,
+    );
+    this.element = el("div", { class: "thread" }, this.scroller, this.latest);
+    this.#atEnd = true;
+  }
+
+  #atEnd;
+
+  get atEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroller;
+    return scrollHeight - scrollTop - clientHeight < BOTTOM_PX;
+  }
+
+  toEnd() {
+    this.#atEnd = true;
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+  }
+
+  /** Remembers what is unread now, for the line above it. */
+  opened() {
+    const { conversation, party } = this.#talk;
+    const unread = conversation
+      .seenBy(party)
+      .find((chat) => chat.state === "sent" && chat.sender !== party && chat.seq > conversation.read[party]);
+    this.#unreadFrom = unread?.seq ?? null;
+  }
+
+  render() {
+    const { conversation, party, outbox } = this.#talk;
+    const chats = conversation.seenBy(party);
+    const visible = chats.slice(-this.#shown);
+    this.earlier.hidden = visible.length === chats.length;
+    show(this.list, [...this.#items(visible), ...outbox.entries.map((entry) => this.#unsent(entry))]);
+    const other = OTHER[party];
+    this.typing.textContent = conversation.typing(other) ? `${this.#talk.nameOf(other)} is typing…` : "";
+    if (this.#atEnd) this.toEnd();
+    this.#scrolled();
+  }
+
+  #scrolled() {
+    this.#atEnd = this.atEnd;
+    this.latest.hidden = this.#atEnd;
+  }
+
+  #more() {
+    const { scrollHeight, scrollTop } = this.scroller;
+    this.#shown += PAGE;
+    this.#atEnd = false;
+    this.render();
+    this.scroller.scrollTop = scrollTop + this.scroller.scrollHeight - scrollHeight;
+  }
+
+  #items(chats) {
+    const { conversation, party } = this.#talk;
+    const zone = conversation.timezone;
+    const own = chats.filter((chat) => chat.sender === party && chat.state === "sent");
+    const lastSent = own.at(-1);
+    const lastRead = own.findLast((chat) => chat.seq <= conversation.read[OTHER[party]]);
+    const items = [];
+    let before = null;
+    for (const chat of chats) {
+      const date = day(chat.utc_date, zone);
+      const newDay = !before || day(before.utc_date, zone) !== date;
+      if (newDay) items.push(heading(`day ${date}`, dayName(chat.utc_date, zone)));
+      const isFirstUnread = chat.seq === this.#unreadFrom;
+      if (isFirstUnread) items.push(heading("unread", "New"));
+      const starts = newDay || isFirstUnread || !sameRun(before, chat);
+      const mark = chat === lastRead ? "Read" : chat === lastSent ? "Sent" : "";
+      items.push(this.#chat(chat, starts, mark));
+      before = chat;
+    }
+    return items;
+  }
+
+  #chat(chat, starts, mark) {
+    const { timezone } = this.#talk.conversation;
+    const name = this.#talk.nameOf(chat.sender);
+    return {
+      key: `chat ${chat.chat_id}`,
+      content: JSON.stringify([chat, starts, mark, name, day(Date.now(), timezone)]),
+      make: () => {
+        const mine = chat.sender === this.#talk.party;
+        return el(
+          "li",
+          { class: `chat ${mine ? "mine" : "theirs"} ${chat.state} ${starts ? "starts" : ""}` },
+          el("p", { class: starts ? "who small" : "visually-hidden" }, name),
+          el(
+            "div",
+            { class: "said" },
+            el("p", { class: "text", dir: "auto" }, ...linked(chat.payload)),
+            el("time", { datetime: chat.utc_date, title: full(chat.utc_date, timezone) }, clock(chat.utc_date, timezone)),
+          ),
+          this.#standing(chat, mine, mark),
+        );
+      },
+    };
+  }
+
+  /** How the chat stands, in words, with what can be done about it. */
+  #standing(chat, mine, mark) {
+    const text = this.#words(chat, mine);
+    if (!text) return mark && el("p", { class: "standing small muted" }, mark);
+    const waits = mine && (chat.state === "held" || chat.state === "queued");
+    const line = el("p", { class: `standing small ${chat.state}` }, el("span", {}, text));
+    if (waits) line.append(...this.#actions(chat));
+    return line;
+  }
+
+  #words({ state, sender, release_at }, mine) {
+    if (state === "held") {
+      const at = when(release_at, this.#talk.conversation.timezone);
+      if (this.#talk.party === "client") return `The store opens ${plainly(at)}, your message goes then.`;
+      return mine ? `Held, goes ${plainly(at)}` : `Held, ${this.#talk.nameOf(sender)} sent it while the store is closed; it comes ${plainly(at)}`;
+    }
+    return {
+      queued: "On its way…",
+      failed: "Could not be sent",
+      cancelled: mine ? "Cancelled, not sent" : "Cancelled before it was sent",
+    }[state];
+  }
+
+  #actions(chat) {
+    const button = (text, act) => el("button", { class: "small", type: "button", onclick: act }, text);
+    const { edit, cancel } = this.#talk;
+    return [edit && button("Edit", () => edit(chat)), button("Cancel", () => cancel(chat))].filter(Boolean);
+  }
+
+  #unsent(entry) {
+    const { outbox, conversation, link } = this.#talk;
+    return {
+      key: `chat ${entry.chat_id}`,
+      content: JSON.stringify([entry, link.name]),
+      make: () => {
+        const button = (text, act) => el("button", { class: "small", type: "button", onclick: act }, text);
+        const waiting = [el("span", {}, "Not sent yet, no connection. Trying again…"), button("Try now", outbox.drain)];
+        const refused = [
+          el("span", {}, `Refused: ${entry.problem}`),
+          button("Try again", () => outbox.retry(entry.chat_id)),
+          button("Discard", () => outbox.discard(entry.chat_id)),
+        ];
+        return el(
+          "li",
+          { class: "chat mine unsent starts" },
+          el("p", { class: "visually-hidden" }, this.#talk.nameOf(this.#talk.party)),
+          el(
+            "div",
+            { class: "said" },
+            el("p", { class: "text", dir: "auto" }, ...linked(entry.payload)),
+            el("time", {}, clock(entry.at, conversation.timezone)),
+          ),
+          el(
+            "p",
+            { class: `standing small ${entry.problem || entry.waiting ? "failed" : ""}` },
+            ...(entry.problem ? refused : entry.waiting ? waiting : ["Sending…"]),
+          ),
+        );
+      },
+    };
+  }
+}
+
+const heading = (key, text) => ({
+  key,
+  content: text,
+  make: () => el("li", { class: `line ${key === "unread" ? "unread" : ""}` }, el("h3", { class: "small" }, text)),
+});
+
+const sameRun = (before, chat) =>
+  before.sender === chat.sender && before.state !== "held" && new Date(chat.utc_date) - new Date(before.utc_date) < RUN_MS;
+
+/** "at 09:00", but "tomorrow at 09:00" */
+const plainly = (at) => (/^\d/.test(at) ? `at ${at}` : /^[A-Z]/.test(at) ? `on ${at}` : at);
