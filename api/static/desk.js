@@ -73,7 +73,6 @@ function route() {
   const isQueue = place === "queue";
   byId("conversations").hidden = isQueue;
   byId("queue").hidden = !isQueue;
-  byId("to-queue").toggleAttribute("aria-current", false);
   setCurrent("to-queue", isQueue);
   setCurrent("to-list", !isQueue);
   queue.show(isQueue);
@@ -99,7 +98,7 @@ async function open(conversation_id) {
   const opened = new Talk(conversation_id, "operator", {}, { changed: talkChanged, accepted() {}, problem: showProblem });
   talk = opened;
   opened.link = link;
-  Object.assign(opened.conversation, list.find(conversation_id));
+  opened.conversation.username = list.find(conversation_id)?.username; // until the rest is there
   try {
     await untilReached(() => opened.load({ opening: true }), () => {});
   } catch (error) {
@@ -130,6 +129,8 @@ function listChanged() {
   if (!first || lookAtStore) return;
   lookAtStore = watchStore(first.store_id, (store) => {
     byId("store").textContent = store.text;
+    list.timezone = store.timezone;
+    list.render();
   });
 }
 

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { byId, el, show, soon } from "./dom.js";
-import { brief } from "./time.js";
+import { brief, HERE } from "./time.js";
 
 const RELOAD_MS = 500; // changes that need the list anew are gathered for so long
 const TYPING_MS = 5000;
@@ -10,6 +10,7 @@ const TYPING_MS = 5000;
 export class List {
   items = []; // as the API has them, newest activity first; besides: typingUntil, present
   open = null; // conversation_id
+  timezone = HERE; // the store's, once it is known
   #path;
   #next = null;
   #loaded = 0; // position of the log that the counts hold; events up to there are in them
@@ -59,7 +60,7 @@ export class List {
     const item = this.find(data.conversation_id);
     if (!item) return event === "chat" || event === "change" ? this.#reload() : null;
     if (event === "chat") this.#chat(item, data, Number(id));
-    if (event === "change") this.#change(item, data);
+    if (event === "change" && data.seq >= item.last_chat.seq) item.last_chat = data;
     if (event === "typing" && data.sender === "client") this.#types(item);
     if (event === "presence" && data.party === "client") item.present = data.present;
     if (event === "read") this.#read(item, data);
@@ -71,11 +72,6 @@ export class List {
     if (chat.sender === "client") item.typingUntil = 0;
     if (chat.sender === "client" && position > this.#loaded) item.unread.operator += 1;
     this.items = [item, ...this.items.filter((other) => other !== item)];
-  }
-
-  #change(item, { chat_id, state, release_at, payload }) {
-    if (item.last_chat.chat_id !== chat_id) return this.#reload(); // a new one: the event has only a part of it
-    item.last_chat = { ...item.last_chat, state, release_at, payload: payload ?? item.last_chat.payload };
   }
 
   #types(item) {
@@ -128,8 +124,8 @@ export class List {
   }
 
   #row(item) {
-    const { conversation_id, username, last_chat, unread, timezone } = item;
-    const time = brief(last_chat.utc_date, timezone ?? "UTC");
+    const { conversation_id, username, last_chat, unread } = item;
+    const time = brief(last_chat.utc_date, this.timezone);
     const typing = item.typingUntil > Date.now();
     const isOpen = conversation_id === this.open;
     const content = JSON.stringify([username, last_chat, unread.operator, time, typing, isOpen, item.present]);

@@ -70,21 +70,12 @@ export class Talk {
       conversation.put(data);
       if (news) announce(`${this.nameOf(data.sender)}: ${data.payload}`);
     }
-    if (event === "change") this.#change(data);
+    if (event === "change") conversation.put(data);
     if (event === "read") conversation.mark(data.reader, data.seq);
     if (event === "presence") conversation.present[data.party] = data.present;
     if (event === "typing") conversation.types(data.sender);
     this.changed();
     this.markRead();
-  }
-
-  /** A chat that is not in the log: what is new about it, or all of it if it is new here. */
-  async #change({ chat_id, state, release_at, payload }) {
-    const known = this.conversation.chats.get(chat_id);
-    if (known) return this.conversation.put({ ...known, state, release_at, payload: payload ?? known.payload });
-    const { data } = await call("GET", `/v1/chats/${chat_id}`);
-    this.conversation.put(data);
-    this.changed();
   }
 
   #accepted(chat) {
