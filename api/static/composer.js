@@ -15,7 +15,7 @@ export class Composer {
   #on;
   #typed = 0;
 
-  /** `on`: send(text), typing() and editLast(), asked for by the up arrow in an empty field. */
+  /** `on`: send(text) and typing(). */
   constructor(key, label, on) {
     this.#key = `draft:${key}`;
     this.#on = on;
@@ -48,10 +48,6 @@ export class Composer {
   }
 
   #press(event) {
-    if (event.key === "ArrowUp" && !this.field.value) {
-      event.preventDefault();
-      this.#on.editLast();
-    }
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch.matches) return;
     event.preventDefault();
     this.#send();

@@ -30,7 +30,6 @@ export class Talk {
     this.composer = new Composer(own, party === "operator" ? "Write a reply" : "Write a message", {
       send: (text) => { this.thread.toEnd(); this.outbox.add(text); },
       typing: () => this.#ignoring(call("POST", `${this.#path}/typing`, { sender: party })),
-      editLast: () => this.#editLast(),
     });
     this.#watcher = new IntersectionObserver((entries) => {
       this.#endSeen = entries.at(-1).isIntersecting; // false too in a frame that is not shown
@@ -98,12 +97,6 @@ export class Talk {
     this.changed();
     this.composer.focus();
   };
-
-  #editLast() {
-    const own = this.conversation.seenBy(this.party).filter((chat) => chat.sender === this.party);
-    const last = own.at(-1);
-    if (last?.state === "held") this.edit?.(last);
-  }
 
   /** Says to the server how far this party has read: what is at the end, on a tab that is looked at. */
   markRead = async () => {

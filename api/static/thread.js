@@ -11,9 +11,10 @@ const BOTTOM_PX = 60; // so near to the end counts as at the end
 export class Thread {
   #talk;
   #shown = PAGE;
+  #atEnd = true;
   #unreadFrom = null; // seq of the first that was unread when the conversation was opened
 
-  /** `talk` has conversation, party, outbox, and cancel(chat), edit(chat). */
+  /** `talk` has conversation, party, outbox, link, nameOf(party) and cancel(chat). */
   constructor(talk) {
     this.#talk = talk;
     this.earlier = el("button", { class: "small quiet", type: "button", onclick: () => this.#more() }, "Show earlier chats");
@@ -31,10 +32,7 @@ export class Thread {
       this.earlier, this.list, this.typing, this.end,
     );
     this.element = el("div", { class: "thread" }, this.scroller, this.latest);
-    this.#atEnd = true;
   }
-
-  #atEnd;
 
   get atEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
@@ -88,51 +86,59 @@ export class Thread {
     const lastRead = own.findLast((chat) => chat.seq <= conversation.read[OTHER[party]]);
     const items = [];
     let before = null;
-    for (const chat of chats) {
+    for (const [place, chat] of chats.entries()) {
       const date = day(chat.utc_date, zone);
       const newDay = !before || day(before.utc_date, zone) !== date;
-      if (newDay) items.push(heading(`day ${date}`, dayName(chat.utc_date, zone)));
+      if (newDay) items.push(this.#line(`day ${date}`, dayName(chat.utc_date, zone)));
       const isFirstUnread = chat.seq === this.#unreadFrom;
-      if (isFirstUnread) items.push(heading("unread", "New"));
+      if (isFirstUnread) items.push(this.#line("unread", "New"));
       const starts = newDay || isFirstUnread || !sameRun(before, chat);
       const mark = chat === lastRead ? "Read" : chat === lastSent ? "Sent" : "";
-      items.push(this.#chat(chat, starts, mark));
+      items.push(this.#chat(chat, { starts, mark, saidBelow: heldAlike(chat, chats[place + 1]) }));
       before = chat;
     }
     return items;
   }
 
-  #chat(chat, starts, mark) {
+  /** A line across with a heading in it, of the level below the page's own. */
+  #line(key, text) {
+    const level = this.#talk.party === "client" ? "h2" : "h3";
+    const make = () => el("li", { class: `line ${key === "unread" ? "unread" : ""}` }, el(level, { class: "small" }, text));
+    return { key, content: text, make };
+  }
+
+  #chat(chat, how) {
     const { timezone } = this.#talk.conversation;
     const name = this.#talk.nameOf(chat.sender);
+    const { starts } = how;
     return {
       key: `chat ${chat.chat_id}`,
-      content: JSON.stringify([chat, starts, mark, name, day(Date.now(), timezone)]),
+      content: JSON.stringify([chat, how, name, timezone, day(Date.now(), timezone)]),
       make: () => {
         const mine = chat.sender === this.#talk.party;
         return el(
           "li",
           { class: `chat ${mine ? "mine" : "theirs"} ${chat.state} ${starts ? "starts" : ""}` },
-          el("p", { class: starts ? "who small" : "visually-hidden" }, name),
+          el("p", { class: starts && !mine ? "who small" : "visually-hidden" }, name),
           el(
             "div",
             { class: "said" },
             el("p", { class: "text", dir: "auto" }, ...linked(chat.payload)),
             el("time", { datetime: chat.utc_date, title: full(chat.utc_date, timezone) }, clock(chat.utc_date, timezone)),
           ),
-          this.#standing(chat, mine, mark),
+          this.#standing(chat, mine, how),
         );
       },
     };
   }
 
   /** How the chat stands, in words, with what can be done about it. */
-  #standing(chat, mine, mark) {
+  #standing(chat, mine, { mark, saidBelow }) {
     const text = this.#words(chat, mine);
     if (!text) return mark && el("p", { class: "standing small muted" }, mark);
     const waits = mine && (chat.state === "held" || chat.state === "queued");
-    const line = el("p", { class: `standing small ${chat.state}` }, el("span", {}, text));
-    if (waits) line.append(...this.#actions(chat));
+    const line = el("p", { class: `standing small ${chat.state}` }, !saidBelow && el("span", {}, text));
+    if (waits) line.append(this.#cancel(chat));
     return line;
   }
 
@@ -149,54 +155,54 @@ export class Thread {
     }[state];
   }
 
-  #actions(chat) {
-    const button = (text, act) => el("button", { class: "small", type: "button", onclick: act }, text);
-    const { edit, cancel } = this.#talk;
-    return [edit && button("Edit", () => edit(chat)), button("Cancel", () => cancel(chat))].filter(Boolean);
+  #cancel(chat) {
+    return el("button", { class: "small", type: "button", onclick: () => this.#talk.cancel(chat) }, "Cancel");
   }
 
+  /** A chat that the API has not accepted yet. */
   #unsent(entry) {
-    const { outbox, conversation, link } = this.#talk;
+    const { conversation, party } = this.#talk;
     return {
       key: `chat ${entry.chat_id}`,
-      content: JSON.stringify([entry, link.name]),
-      make: () => {
-        const button = (text, act) => el("button", { class: "small", type: "button", onclick: act }, text);
-        const waiting = [el("span", {}, "Not sent yet, no connection. Trying again…"), button("Try now", outbox.drain)];
-        const refused = [
-          el("span", {}, `Refused: ${entry.problem}`),
-          button("Try again", () => outbox.retry(entry.chat_id)),
-          button("Discard", () => outbox.discard(entry.chat_id)),
-        ];
-        return el(
+      content: JSON.stringify(entry),
+      make: () =>
+        el(
           "li",
           { class: "chat mine unsent starts" },
-          el("p", { class: "visually-hidden" }, this.#talk.nameOf(this.#talk.party)),
+          el("p", { class: "visually-hidden" }, this.#talk.nameOf(party)),
           el(
             "div",
             { class: "said" },
             el("p", { class: "text", dir: "auto" }, ...linked(entry.payload)),
             el("time", {}, clock(entry.at, conversation.timezone)),
           ),
-          el(
-            "p",
-            { class: `standing small ${entry.problem || entry.waiting ? "failed" : ""}` },
-            ...(entry.problem ? refused : entry.waiting ? waiting : ["Sending…"]),
-          ),
-        );
-      },
+          el("p", { class: `standing small ${entry.problem || entry.waiting ? "failed" : ""}` }, ...this.#delay(entry)),
+        ),
     };
+  }
+
+  /** Why it is not accepted yet, with what can be done about it. */
+  #delay({ chat_id, problem, waiting }) {
+    const { outbox } = this.#talk;
+    const button = (text, act) => el("button", { class: "small", type: "button", onclick: act }, text);
+    if (problem) {
+      return [
+        el("span", {}, `Refused: ${problem}`),
+        button("Try again", () => outbox.retry(chat_id)),
+        button("Discard", () => outbox.discard(chat_id)),
+      ];
+    }
+    if (!waiting) return ["Sending…"];
+    return [el("span", {}, "Not sent yet, no connection. Trying again…"), button("Try now", outbox.drain)];
   }
 }
 
-const heading = (key, text) => ({
-  key,
-  content: text,
-  make: () => el("li", { class: `line ${key === "unread" ? "unread" : ""}` }, el("h3", { class: "small" }, text)),
-});
-
 const sameRun = (before, chat) =>
   before.sender === chat.sender && before.state !== "held" && new Date(chat.utc_date) - new Date(before.utc_date) < RUN_MS;
+
+/** Whether the next one is held as this one is, and says so for both. */
+const heldAlike = (chat, next) =>
+  chat.state === "held" && next?.state === "held" && next.sender === chat.sender && next.release_at === chat.release_at;
 
 /** "at 09:00", but "tomorrow at 09:00" */
 const plainly = (at) => (/^\d/.test(at) ? `at ${at}` : /^[A-Z]/.test(at) ? `on ${at}` : at);

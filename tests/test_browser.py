@@ -1,0 +1,385 @@
+"""The desk and the client's window in a real Chromium, on a real web process and a real worker."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from embedded.cluster import Cluster
+from sql.schema import prepare
+from tests.conftest import Connection, Process, eventually
+from tests.test_enqueue import enqueue
+from tests.test_stream import Web
+
+Start = Callable[..., Process]
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+NARROW = {"width": 390, "height": 844}
+WIDE = {"width": 1280, "height": 800}
+
+# What the browser itself reports: a script that the policy stopped is a hole somewhere else.
+WATCH = "window.refusals = []; addEventListener('securitypolicyviolation', (e) => refusals.push(e.violatedDirective))"
+
+expect.set_options(timeout=15_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    if program is None:
+        assert not os.environ.get("CI"), "chromium is not installed"
+        pytest.skip("chromium is not installed")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Site:
+    """A web process and a worker on a database, and pages that are open on them."""
+
+    def __init__(self, browser: Browser, start: Start, database: str) -> None:
+        self.browser, self.faults = browser, list[str]()
+        self.web = Web(start, database)
+        self.worker = start("worker", DATABASE_URL=database)
+        self.pages: list[Page] = []
+
+    def address(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.web.port}{path}"
+
+    def open(self, path: str, **how: Any) -> Page:
+        """The page in a browser profile of its own; in UTC unless told otherwise."""
+        page = self.browser.new_context(**{"viewport": WIDE, "timezone_id": "UTC"} | how).new_page()
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("dialog", lambda dialog: self.faults.append(dialog.message))
+        page.add_init_script(WATCH)
+        page.goto(self.address(path) if path.startswith("/") else path)
+        self.pages.append(page)
+        return page
+
+    def close(self) -> None:
+        for page in self.pages:
+            self.faults += page.evaluate("refusals")
+            page.context.close()
+        assert not self.faults
+
+
+@pytest.fixture
+def site(browser: Browser, start: Start, shop: Connection, database: str) -> Iterator[Site]:
+    site = Site(browser, start, database)
+    yield site
+    site.close()
+
+
+def live(page: Page) -> Page:
+    expect(page.locator("#link")).to_have_attribute("data-state", "live")
+    return page
+
+
+def say(page: Page, text: str) -> None:
+    page.locator("#composer").fill(text)
+    page.keyboard.press("Enter")
+
+
+def texts(page: Page) -> list[str]:
+    return page.locator(".chats .text").all_inner_texts()
+
+
+def row(page: Page, name: str) -> Any:
+    return page.locator(".row", has_text=name)
+
+
+def close_store(db: Connection, store: int = 2) -> None:
+    """Moves the store's hours two hours away from now."""
+    db.execute(
+        "update stores set opens = ((now() + interval '2 h') at time zone timezone)::time, "
+        "closes = ((now() + interval '3 h') at time zone timezone)::time, "
+        "closed_since = '-infinity', opens_at = '-infinity', closes_at = '-infinity' where store_id = %s",
+        [store],
+    )
+
+
+# Two people ------------------------------------------------------------------------------------------
+
+
+def test_desk_and_window_see_each_others_chats_without_reload(site: Site, shop: Connection) -> None:
+    enqueue(shop, 7, "Is my order on its way?")
+    desk = live(site.open("/desk?operator_id=1"))
+    expect(row(desk, "Ann").locator(".count")).to_have_text("1 unread")
+    expect(desk).to_have_title("(1) Desk · Shoptalk")
+    window = live(site.open("/chat/7"))
+
+    row(desk, "Ann").click()
+    expect(desk.locator(".chats .theirs .text")).to_have_text("Is my order on its way?")
+    expect(row(desk, "Ann").locator(".count")).to_have_count(0)
+    expect(desk).to_have_title("Desk · Shoptalk")
+    expect(window.locator(".mine .standing").last).to_have_text("Read")
+
+    window.locator("#composer").press_sequentially("Hel")
+    expect(desk.locator(".typing").last).to_have_text("Ann is typing…")
+    say(desk, "It is, {{ username }}.")
+    expect(window.locator(".chats .theirs .text")).to_have_text("It is, Ann.")
+    expect(desk.locator(".mine .standing").last).to_have_text("Read")
+    say(window, "Thank you!")
+    expect(desk.locator(".chats .text").last).to_have_text("Thank you!")
+    assert texts(desk) == texts(window) == ["Is my order on its way?", "It is, Ann.", "Thank you!"]
+
+
+def test_a_conversation_begins_in_the_window_and_comes_into_the_stores_list(site: Site, shop: Connection) -> None:
+    desk = live(site.open("/desk?store_id=1"))
+    expect(desk.locator("#empty")).to_have_text("No conversations yet.")
+    window = live(site.open("/chat/9?client_id=2&operator_id=1"))
+    say(window, "Anybody there?")
+    expect(row(desk, "Ben").locator(".last")).to_have_text("Anybody there?")
+    expect(window.locator("#name")).to_have_text("Olga")
+    row(desk, "Ben").click()
+    say(desk, "Yes.")
+    expect(window.locator(".theirs .text")).to_have_text("Yes.")
+
+
+def test_a_held_chat_is_shown_with_its_time_and_can_be_cancelled(site: Site, shop: Connection) -> None:
+    shop.execute("update stores set timezone = 'Asia/Tokyo' where store_id = 2")
+    close_store(shop)
+    desk = live(site.open("/desk?operator_id=2"))
+    window = live(site.open("/chat/20?client_id=1&operator_id=2"))
+    say(window, "It is late, I know")
+    held = window.locator(".chat.held .standing")
+    opens = shop.execute("select to_char(opens, 'HH24:MI') from stores where store_id = 2").fetchone()
+    assert opens is not None
+    expect(held).to_contain_text(f"at {opens[0]} (Tokyo time), your message goes then.")
+    row(desk, "Ann").click()
+    expect(desk.locator(".chat.held .standing")).to_contain_text(f"at {opens[0]} (Tokyo time)")
+    expect(desk.locator("#store")).to_contain_text("Closed, opens")
+
+    held.get_by_role("button", name="Cancel").click()
+    expect(window.locator(".chat.cancelled .standing")).to_have_text("Cancelled, not sent")
+    expect(desk.locator(".chat.cancelled .standing")).to_have_text("Cancelled before it was sent")
+    # What the operator writes meanwhile is nothing that the client sees before the store opens.
+    say(desk, "Tomorrow")
+    expect(desk.locator(".mine.held .text")).to_have_text("Tomorrow")
+    assert texts(window) == ["It is late, I know"]
+
+
+def test_text_is_text(site: Site, shop: Connection) -> None:
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>\n\nevent: chat\ndata: forged"
+    enqueue(shop, 7, hostile)
+    desk = live(site.open("/desk?operator_id=1#7"))
+    window = live(site.open("/chat/7"))
+    for page in (desk, window):
+        expect(page.locator(".chats .text")).to_have_text(hostile)
+    expect(row(desk, "Ann").locator(".last")).to_contain_text("<script>alert(1)</script>")
+    say(window, hostile)
+    expect(desk.locator(".chats .text")).to_have_text([hostile, hostile])
+    assert desk.locator(".chats img, .list img").count() == 0
+
+
+def test_what_is_too_long_is_not_sent_and_a_draft_is_kept(site: Site, shop: Connection) -> None:
+    enqueue(shop, 7, "Hi")
+    window = live(site.open("/chat/7"))
+    window.locator("#composer").fill("😀" * 300)
+    expect(window.locator("#composer-count")).to_have_text("1 too many")
+    window.keyboard.press("Enter")
+    expect(window.get_by_role("button", name="Send")).to_be_disabled()
+    window.locator("#composer").fill("😀" * 299)
+    window.reload()
+    live(window)
+    expect(window.locator("#composer")).to_have_value("😀" * 299)
+    window.locator("#composer").focus()
+    window.keyboard.press("Enter")
+    expect(window.locator(".mine .text").last).to_have_text("😀" * 299)
+
+
+# The cut ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(public_folder: Path) -> Iterator[Cluster]:
+    """A server of the test's own, to be stopped, with Ann, Olga and a store that is always open."""
+    with Cluster(public_folder / "data") as cluster:
+        prepare(cluster.url)
+        with psycopg.connect(cluster.url) as db:
+            db.execute("insert into stores (store_id, opens, closes) values (1, '00:00', '00:00')")
+            db.execute("insert into clients values (1, 'Ann', 'Oslo')")
+            db.execute("insert into operators values (1, 'Olga', 'day', 1)")
+        yield cluster
+
+
+def post(url: str, text: str) -> None:
+    with psycopg.connect(url, autocommit=True) as db:
+        enqueue(db, 7, text)
+
+
+def test_nothing_is_missing_or_twice_after_web_was_killed_and_postgres_restarted(
+    browser: Browser, start: Start, cluster: Cluster
+) -> None:
+    post(cluster.url, "one")
+    site = Site(browser, start, cluster.url)
+    desk, window = live(site.open("/desk?operator_id=1#7")), live(site.open("/chat/7"))
+    expect(desk.locator(".text")).to_have_text(["one"])
+
+    site.web.process.end(signal.SIGKILL)
+    for page in (desk, window):
+        expect(page.locator("#link")).to_contain_text("Reconnecting since")
+    post(cluster.url, "two")
+    say(window, "three")
+    expect(window.locator(".unsent .standing")).to_contain_text("Not sent yet")
+    site.web.run()
+    for page in (live(desk), live(window)):
+        expect(page.locator(".text")).to_have_text(["one", "two", "three"])
+
+    port = int(cluster.url.rpartition(":")[2].partition("/")[0])
+    cluster.stop()
+    say(desk, "four")
+    expect(desk.locator(".unsent .standing")).to_contain_text("Not sent yet")
+    cluster.start(port=port)
+    for page in (live(desk), live(window)):
+        expect(page.locator(".text")).to_have_text(["one", "two", "three", "four"])
+    post(cluster.url, "five")
+    for page in (desk, window):
+        expect(page.locator(".text")).to_have_text(["one", "two", "three", "four", "five"])
+    site.close()
+
+
+# Hands and eyes --------------------------------------------------------------------------------------
+
+
+def test_the_desk_can_be_used_with_the_keyboard_alone(site: Site, shop: Connection) -> None:
+    enqueue(shop, 7, "first")
+    enqueue(shop, 8, "second", client=2)
+    desk = live(site.open("/desk?operator_id=1"))
+    expect(desk.locator(".row")).to_have_count(2)
+    desk.keyboard.press("j")
+    expect(desk.locator("#name")).to_have_text("Ben")
+    desk.keyboard.press("j")
+    expect(desk.locator("#name")).to_have_text("Ann")
+    expect(row(desk, "Ann")).to_be_focused()
+    expect(desk.locator("#composer")).to_be_visible()
+    desk.keyboard.press("r")
+    expect(desk.locator("#composer")).to_be_focused()
+    desk.keyboard.type("just a reply")
+    desk.keyboard.press("Enter")
+    expect(desk.locator(".mine .text")).to_have_text("just a reply")
+    desk.keyboard.press("Escape")
+    expect(row(desk, "Ann")).to_be_focused()
+    desk.keyboard.press("/")
+    desk.keyboard.type("ben")
+    expect(desk.locator(".row")).to_have_count(1)
+    desk.keyboard.press("Escape")
+    expect(desk.locator(".row")).to_have_count(2)
+    desk.keyboard.press("?")
+    expect(desk.locator("#help")).to_be_visible()
+    desk.keyboard.press("Escape")
+    desk.keyboard.press("q")
+    expect(desk.locator("#queue h1")).to_be_visible()
+    expect(desk.locator(".state.sent .figure")).to_have_text("3")
+    desk.keyboard.press("q")
+    expect(desk.locator("#list")).to_be_visible()
+
+
+def test_on_a_phone_list_and_conversation_are_two_views(site: Site, shop: Connection) -> None:
+    enqueue(shop, 7, "x" * 299)
+    desk = live(site.open("/desk?operator_id=1", viewport=NARROW))
+    expect(desk.locator("#head")).to_be_hidden()
+    row(desk, "Ann").click()
+    expect(desk.locator(".theirs .text")).to_be_visible()
+    expect(desk.locator("#list")).to_be_hidden()
+    assert desk.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+    desk.get_by_role("link", name="Back to the list").click()
+    expect(desk.locator("#list")).to_be_visible()
+    expect(desk.locator("#head")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_either_page(site: Site, shop: Connection, scheme: str) -> None:
+    shop.execute("update stores set opens = '00:00', closes = '00:00' where store_id = 2")
+    enqueue(shop, 20, "Where is my order? https://post.example/1", operator=2)
+    enqueue(shop, 20, "On its way", operator=2, sender="operator")
+    eventually(lambda: len(shop.execute("select 1 from sent_log").fetchall()) == 2)
+    close_store(shop)
+    enqueue(shop, 20, "At night", operator=2)
+    cancelled = enqueue(shop, 20, "Never mind", operator=2).chat_id
+    shop.execute("select cancel_chat(%s)", [cancelled])
+    for path in ("/desk?operator_id=2#20", "/desk?operator_id=2#queue", "/chat/20"):
+        page = live(site.open(path, color_scheme=scheme))
+        expect(page.locator(".queue .figure" if "queue" in path else ".cancelled .text").first).to_be_visible()
+        found = Axe().run(page).response["violations"]
+        assert [(path, rule["id"], node["html"]) for rule in found for node in rule["nodes"]] == []
+    picker = site.open("/desk", color_scheme=scheme)
+    expect(picker.locator("#number")).to_be_visible()
+    assert [rule["id"] for rule in Axe().run(picker).response["violations"]] == []
+
+
+# Around the pages ------------------------------------------------------------------------------------
+
+
+def test_a_key_is_asked_for_once_and_a_wrong_one_again(
+    browser: Browser, start: Start, shop: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOPTALK_API_KEYS", "sesame")
+    site = Site(browser, start, database)
+    enqueue(shop, 7, "hi")
+    desk = site.open("/desk?operator_id=1#7")
+    desk.get_by_label("API key", exact=True).last.fill("wrong")
+    desk.keyboard.press("Enter")
+    expect(desk.get_by_text("That key is not known here.")).to_be_visible()
+    desk.locator("#api-key").fill("sesame")
+    desk.keyboard.press("Enter")
+    live(desk)
+    expect(desk.locator(".theirs .text")).to_have_text("hi")
+    desk.reload()
+    live(desk)
+    assert "sesame" not in desk.url
+    site.close()
+
+
+@pytest.fixture
+def other_origin(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A shop's own site: its folder and its address."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield tmp_path, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_one_script_tag_adds_the_bubble_to_a_shops_page(
+    site: Site, shop: Connection, other_origin: tuple[Path, str]
+) -> None:
+    folder, address = other_origin
+    script = f"<script src='{site.address('/embed.js')}' data-conversation=7 data-label='Ask us' defer></script>"
+    policy = f"default-src 'self'; script-src {site.address('')}; frame-src {site.address('')}"
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    (folder / "index.html").write_text(f"<!doctype html><title>A shop</title>{meta}{script}<h1>Lamps</h1>")
+    enqueue(shop, 7, "Hello", sender="operator")
+    page = site.open(address + "/")
+    page.evaluate("postMessage({shoptalk: 'unread', count: 9}, '*')")  # forged by the shop's page: not heard
+    bubble = page.get_by_role("button", name=re.compile("Ask us"))
+    expect(bubble).to_have_accessible_name("Ask us, 1 unread")
+    expect(bubble).to_have_attribute("aria-expanded", "false")
+    bubble.click()
+    frame = page.frame_locator("iframe")
+    expect(frame.locator(".theirs .text")).to_have_text("Hello")
+    expect(page.get_by_role("button")).to_have_accessible_name("Close the chat")
+    frame.locator("#composer").fill("Hi")
+    frame.locator("#composer").press("Enter")
+    eventually(lambda: len(shop.execute("select 1 from sent_log").fetchall()) == 2)
+    frame.locator("#composer").press("Escape")
+    expect(page.get_by_role("button")).to_have_accessible_name("Ask us")
+    expect(page.locator("iframe")).to_be_hidden()
