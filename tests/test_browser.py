@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from embedded.cluster import Cluster
 from sql.schema import prepare
@@ -35,6 +35,12 @@ WIDE = {"width": 1280, "height": 800}
 
 # What the browser itself reports: a script that the policy stopped is a hole somewhere else.
 WATCH = "window.refusals = []; addEventListener('securitypolicyviolation', (e) => refusals.push(e.violatedDirective))"
+
+# A message as the window sends it, from elsewhere; returns once it has been dealt with.
+FORGE = """new Promise((done) => {
+  addEventListener("message", () => setTimeout(done), { once: true });
+  postMessage({ shoptalk: "unread", count: 9 }, "*");
+})"""
 
 expect.set_options(timeout=15_000)
 
@@ -256,6 +262,27 @@ def test_nothing_is_missing_or_twice_after_web_was_killed_and_postgres_restarted
     site.close()
 
 
+def test_a_chat_whose_answer_was_lost_is_not_sent_twice(site: Site, shop: Connection) -> None:
+    enqueue(shop, 7, "one")
+    window = live(site.open("/chat/7"))
+    lost = []
+
+    def lose_the_answer(route: Route) -> None:
+        if not lost:
+            lost.append(route.fetch().status)
+            route.abort()
+        else:
+            route.continue_()
+
+    window.route("**/v1/chats", lose_the_answer)
+    say(window, "two")
+    say(window, "three")
+    expect(window.locator(".mine .text")).to_have_text(["one", "two", "three"])
+    expect(window.locator(".unsent")).to_have_count(0)
+    assert lost == [201]
+    assert shop.execute("select payload from chats order by seq").fetchall() == [("one",), ("two",), ("three",)]
+
+
 # Hands and eyes --------------------------------------------------------------------------------------
 
 
@@ -369,9 +396,10 @@ def test_one_script_tag_adds_the_bubble_to_a_shops_page(
     (folder / "index.html").write_text(f"<!doctype html><title>A shop</title>{meta}{script}<h1>Lamps</h1>")
     enqueue(shop, 7, "Hello", sender="operator")
     page = site.open(address + "/")
-    page.evaluate("postMessage({shoptalk: 'unread', count: 9}, '*')")  # forged by the shop's page: not heard
     bubble = page.get_by_role("button", name=re.compile("Ask us"))
     expect(bubble).to_have_accessible_name("Ask us, 1 unread")
+    page.evaluate(FORGE)  # by the shop's own page: not heard
+    expect(bubble).to_have_accessible_name("Ask us, 1 unread", timeout=1)
     expect(bubble).to_have_attribute("aria-expanded", "false")
     bubble.click()
     frame = page.frame_locator("iframe")

@@ -6,7 +6,7 @@ const TYPING_MS = 5000; // a person shows as typing for so long after each sign 
 export class Conversation {
   chats = new Map(); // chat_id -> chat
   read = { client: 0, operator: 0 };
-  present = { client: false, operator: false };
+  present = {}; // by party; unknown until the server says so
   typingUntil = { client: 0, operator: 0 };
   timezone = "UTC";
   cursor = "";

@@ -116,9 +116,9 @@ function talkChanged(changed) {
   const { conversation } = talk;
   byId("name").textContent = conversation.username ?? `Conversation ${conversation.conversation_id}`;
   const here = conversation.present.client;
-  byId("presence").textContent = here ? "Here now" : "Away";
-  byId("presence").classList.toggle("present", here);
-  byId("about").textContent = ` · #${conversation.conversation_id} · ${conversation.operator_name ?? ""}`;
+  byId("presence").textContent = here === undefined ? "" : here ? "Here now · " : "Away · ";
+  byId("presence").classList.toggle("present", here === true);
+  byId("about").textContent = `#${conversation.conversation_id} · ${conversation.operator_name ?? ""}`;
   byId("about").title = full(Date.now(), conversation.timezone);
   if (conversation.chats.size) list.setUnread(conversation.conversation_id, conversation.unread("operator"));
 }

@@ -25,7 +25,7 @@ export function remember(kind, number, item) {
 /** Asks; `problem` is why the address did not do. */
 export function pick(problem = "") {
   byId("picker").hidden = false;
-  byId("link").hidden = true;
+  byId("tools").hidden = true;
   byId("pick-problem").textContent = problem;
   byId("pick").addEventListener("submit", (event) => {
     event.preventDefault();

@@ -142,11 +142,11 @@ export class Thread {
     return line;
   }
 
-  #words({ state, sender, release_at }, mine) {
+  #words({ state, release_at }, mine) {
     if (state === "held") {
       const at = when(release_at, this.#talk.conversation.timezone);
       if (this.#talk.party === "client") return `The store opens ${plainly(at)}, your message goes then.`;
-      return mine ? `Held, goes ${plainly(at)}` : `Held, ${this.#talk.nameOf(sender)} sent it while the store is closed; it comes ${plainly(at)}`;
+      return `Held until the store opens, ${mine ? "goes" : "comes"} ${plainly(at)}`;
     }
     return {
       queued: "On its way…",
@@ -198,7 +198,7 @@ export class Thread {
 }
 
 const sameRun = (before, chat) =>
-  before.sender === chat.sender && before.state !== "held" && new Date(chat.utc_date) - new Date(before.utc_date) < RUN_MS;
+  before.sender === chat.sender && new Date(chat.utc_date) - new Date(before.utc_date) < RUN_MS;
 
 /** Whether the next one is held as this one is, and says so for both. */
 const heldAlike = (chat, next) =>

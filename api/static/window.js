@@ -28,7 +28,7 @@ function showHead() {
   const name = conversation.operator_name ?? "the store";
   byId("name").textContent = conversation.operator_name ?? "Chat with the store";
   byId("presence").textContent = conversation.present.operator ? "Here now. " : "";
-  byId("presence").classList.toggle("present", conversation.present.operator);
+  byId("presence").classList.toggle("present", conversation.present.operator === true);
   const unread = conversation.unread("client");
   document.title = `${unread ? `(${unread}) ` : ""}Chat with ${name}`;
   if (framedBy) parent.postMessage({ shoptalk: "unread", count: unread }, framedBy);
