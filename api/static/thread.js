@@ -58,7 +58,9 @@ export class Thread {
     const chats = conversation.seenBy(party);
     const visible = chats.slice(-this.#shown);
     this.earlier.hidden = visible.length === chats.length;
-    show(this.list, [...this.#items(visible), ...outbox.entries.map((entry) => this.#unsent(entry))]);
+    // The stream may bring a chat before the answer to its POST: then it stands there once already.
+    const unsent = outbox.entries.filter((entry) => !conversation.chats.has(entry.chat_id));
+    show(this.list, [...this.#items(visible), ...unsent.map((entry) => this.#unsent(entry))]);
     const other = OTHER[party];
     this.typing.textContent = conversation.typing(other) ? `${this.#talk.nameOf(other)} is typing…` : "";
     if (this.#atEnd) this.toEnd();
