@@ -35,7 +35,8 @@ def test_a_desk_lists_its_conversations_newest_activity_first(shop: Connection, 
     enqueue(shop, 8, "queued")
     answer = client.get(path).get_json()
     assert [c["conversation_id"] for c in answer["conversations"]] == [8, 7, 9]
-    assert answer["cursor"] == "4"
+    (latest,) = shop.execute("select max(position) from sent_log").fetchone() or ()
+    assert answer["cursor"] == str(latest)  # 4 or 5: store 2 may be open just now
     first = answer["conversations"][0]
     chat = first.pop("last_chat")
     assert chat == {k: v for k, v in client.get(f"/v1/chats/{chat['chat_id']}").get_json().items() if k != "sent_at"}
