@@ -36,33 +36,107 @@ create function sender_lock() returns bigint language sql immutable as $$ select
 -- enqueueing transaction tries to share it. See ring_for_sleepers().
 create function bell_lock() returns bigint language sql immutable as $$ select 7310579102 $$;
 
+-- Advisory locks of the hours, one for each 64th of the stores (with the store's number as second key). A
+-- transaction that holds a chat shares it, one that moves what is held has it alone: see hold_until().
+create function hours_lock() returns integer language sql immutable as $$ select 731057910 $$;
+
 
 -- People and stores ---------------------------------------------------------------------------------
 
 create table stores (
     store_id integer primary key check (store_id > 0),
     timezone text not null default 'UTC',     -- an IANA name
-    opens time not null default '09:00',
-    closes time not null default '14:00',     -- at or before opens: the span runs past midnight
+    urgent_for text[] not null default '{}',  -- the senders whose urgent chats go at any hour
+    away_notice text,                         -- answers the first held chat of a closed period; null: nothing does
 
     -- The opening period last looked up, right for every instant in [closed_since, closes_at): closed
     -- before opens_at, open from it. It spares the hot paths the calendar; opening_period() is the truth.
+    -- closes_at '-infinity': never looked up, or forgotten because the hours have changed.
     closed_since timestamptz not null default '-infinity',
     opens_at timestamptz not null default '-infinity',
     closes_at timestamptz not null default '-infinity',
+    looked_up_at timestamptz not null default '-infinity',
 
     -- Not null for a zone that PostgreSQL knows, an error (22023) for any other.
     constraint stores_timezone check ((timestamptz '2000-01-01' at time zone timezone) is not null),
-    constraint stores_times check (opens < time '24:00' and closes < time '24:00')
+    constraint stores_urgent_for check (urgent_for <@ array['client', 'operator']),
+    constraint stores_away_notice check (char_length(away_notice) between 1 and 299)
 );
 create index stores_opens_at on stores (opens_at);
 create index stores_closes_at on stores (closes_at);
 create index stores_closed_since on stores (closed_since);
+create index stores_looked_up_at on stores (looked_up_at);
+
+-- A span of wall-clock time, half-open; one that ends at or before its start runs past midnight. In minutes,
+-- as people write them, and '24:00' may end one but not begin one.
+create domain span_start as time check (value < time '24:00' and extract(second from value) = 0);
+create domain span_end as time check (extract(second from value) = 0);
+
+-- A store's open spans that begin on a weekday, 1 (Monday) to 7. Spans may touch and overlap. None: never open.
+create table store_hours (
+    store_id integer not null references stores,
+    weekday smallint not null check (weekday between 1 and 7),
+    opens span_start not null,
+    closes span_end not null,
+    primary key (store_id, weekday, opens)
+);
+
+-- Days whose spans are others than their weekday's: those in store_exception_spans, or none. Of a yearly one
+-- only month and day count, its year is 2000 (which has a 29 February); one of a single date goes before it.
+create table store_exceptions (
+    store_id integer not null references stores,
+    date date not null,
+    yearly boolean not null default false,
+    name text check (char_length(name) between 1 and 100),
+    primary key (store_id, date, yearly),
+    constraint store_exceptions_yearly check (not yearly or extract(year from date) = 2000)
+);
+
+create table store_exception_spans (
+    store_id integer not null,
+    date date not null,
+    yearly boolean not null default false,
+    opens span_start not null,
+    closes span_end not null,
+    primary key (store_id, date, yearly, opens),
+    foreign key (store_id, date, yearly) references store_exceptions on delete cascade
+);
+
+-- The stores that release what was held at a pace, so that a night's backlog does not bury the desk. The row's
+-- lock is taken for each chat that becomes held, and by those stores only.
+create table store_paces (
+    store_id integer primary key references stores,
+    per_minute integer not null constraint store_paces_per_minute check (per_minute between 1 and 100000),
+    next_at timestamptz not null default '-infinity'   -- the first instant that is still free
+);
+
+-- A new store, open every day; nothing where there is one already.
+create function add_store(
+    store_id integer, timezone text default 'UTC', opens time default '09:00', closes time default '14:00')
+returns void language sql volatile as $$
+    with added as (
+        insert into stores (store_id, timezone) values (add_store.store_id, add_store.timezone)
+        on conflict do nothing
+        returning store_id
+    )
+    insert into store_hours select a.store_id, weekday, add_store.opens, add_store.closes
+      from added a, generate_series(1, 7) weekday
+$$;
 
 create table clients (
     client_id integer primary key check (client_id > 0),
     username text not null check (char_length(username) between 1 and 100),
     location text not null check (char_length(location) between 1 and 100)
+);
+
+-- A client's night: chats from an operator wait for its end too. In the client's own zone.
+create table quiet_hours (
+    client_id integer primary key references clients,
+    timezone text not null,
+    starts span_start not null,
+    ends span_start not null,
+    constraint quiet_hours_timezone check ((timestamptz '2000-01-01' at time zone timezone) is not null),
+    constraint quiet_hours_not_all_day check (starts <> ends)
 );
 
 create table operators (
@@ -86,17 +160,19 @@ create table conversations (
     operator_group text not null,
     last_seq integer not null default 0,
     last_chat_at timestamptz not null default shoptalk_now(),  -- when the chat last_seq was accepted
-    created_at timestamptz not null default shoptalk_now()
+    created_at timestamptz not null default shoptalk_now(),
+    away_notice_at timestamptz                -- when the last away notice was given
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
--- What an operator's and a store's desk list.
+-- What an operator's and a store's desk list, and whose quiet hours move what waits.
 create index conversations_operator on conversations (operator_id);
 create index conversations_store on conversations (store_id);
+create index conversations_client_id on conversations (client_id);
 
 -- What new ids are drawn from: above what people choose by hand, so that they seldom meet.
 create sequence generated_conversation_ids as integer start 1000000001;
 create sequence generated_chat_ids start 1000000000001;
 
--- Every chat ever accepted. Never updated.
+-- Every chat ever accepted. Never updated, but for the text of one that still waits (edit_chat).
 create table chats (
     chat_id bigint primary key,
     conversation_id integer not null references conversations,
@@ -107,7 +183,7 @@ create table chats (
     operator_id integer not null,
     created_at timestamptz not null,
     template text,                            -- as it was posted; null where it had no placeholder
-    release_at timestamptz,                   -- the opening it was held for when accepted; null: none
+    release_at timestamptz,                   -- until when it was held when accepted; null: not at all
     constraint chats_in_order unique (conversation_id, seq),
     constraint chats_chat_id check (chat_id between 1 and 9007199254740992),  -- 2^53: exact in JSON
     constraint chats_payload check (
@@ -118,11 +194,13 @@ create table chats (
 -- trigger would cost each enqueue a tenth, and only the functions below write here.
 create table chat_queue (
     due_at timestamptz not null,              -- may go from this instant
-    held_since timestamptz,                   -- null: never held, or retried
+    held_since timestamptz,                   -- null: never held, or retried: the live lane
     chat_id bigint not null,
     conversation_id integer not null,
     seq integer not null,
     store_id integer not null,
+    client_id integer,                        -- not null: goes not in this client's quiet hours
+    urgent boolean not null default false,    -- goes at any hour
     primary key (conversation_id, seq)
 ) with (
     -- A hot table: rows live for milliseconds. Vacuum by count, not by share, and without pauses; no
@@ -131,9 +209,11 @@ create table chat_queue (
     autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0,
     autovacuum_analyze_threshold = 20000, vacuum_truncate = off
 );
--- The claim is exactly one range of this index. Ties go by seq, never by the caller's chat_id: so the
--- order agrees with each conversation's, and at an opening every conversation's first chat goes first.
-create index chat_queue_due on chat_queue (due_at, seq);
+-- Two lanes, so that live chats do not wait behind a night's flood: the claim is exactly one range of each index.
+-- Ties go by seq, never by the caller's chat_id: so the order agrees with each conversation's, and at an
+-- opening every conversation's first chat goes first.
+create index chat_queue_live on chat_queue (due_at, seq) where held_since is null;
+create index chat_queue_held on chat_queue (due_at, seq) where held_since is not null;
 
 -- What was sent, in the order of sending. position has no gaps and is commit order (it is given under
 -- the sender's lock), so a reader at position n has seen everything below n. Append only.
@@ -173,51 +253,98 @@ create table read_marks (
 
 -- Opening hours -------------------------------------------------------------------------------------
 
--- The store's open spans that begin from the day before `first_day` to `last_day`, days of its own zone.
--- A daily span for now; weekly spans and dated exceptions belong here and nowhere else. A span that a
--- clock change leaves empty or reversed is no span.
-create function opening_spans(store_id integer, first_day date, last_day date)
-returns table (opens_at timestamptz, closes_at timestamptz)
-language sql stable as $$
-    select (day + s.opens) at time zone s.timezone,
-           (day + s.closes + case when s.closes <= s.opens then interval '1 day' else '0' end)
-               at time zone s.timezone
-      from stores s,
-           generate_series((first_day - 1)::timestamp, last_day::timestamp, interval '1 day') as day
-     where s.store_id = opening_spans.store_id
-       and (day + s.opens) at time zone s.timezone
-         < (day + s.closes + case when s.closes <= s.opens then interval '1 day' else '0' end)
-               at time zone s.timezone
+-- A span of wall-clock time that begins on a day, as instants. By PostgreSQL's own rule, a time that a clock
+-- change skips is read by the clock from before it (02:30 is then what the new clock calls 03:30), and one that
+-- it repeats is the second. What that leaves empty or reversed is no span.
+create function span_range(day date, opens time, closes time, timezone text) returns tstzrange
+language sql immutable as $$
+    select case when starts < ends then tstzrange(starts, ends) else 'empty' end
+      from (select (day + opens) at time zone timezone as starts,
+                   (day + closes + case when closes <= opens then interval '1 day' else '0' end)
+                       at time zone timezone as ends) s
 $$;
 
--- The opening period that decides at the instant `at`: the store is closed in [closed_since, opens_at)
--- and open in [opens_at, closes_at), and closed_since <= at < closes_at. A store open round the clock
--- has no bounds.
+-- The days from first_day to last_day with the exception that each is in the store, if it is one.
+create function days_of(store_id integer, first_day date, last_day date)
+returns table (day date, exception_date date, yearly boolean, name text)
+language sql stable as $$
+    select d.day, coalesce(once.date, each.date), once.date is null and each.date is not null,
+           case when once.date is null then each.name else once.name end
+      from (select t::date as day, make_date(2000, extract(month from t)::integer, extract(day from t)::integer) as in_2000
+              from generate_series(first_day::timestamp, last_day::timestamp, interval '1 day') t) d
+      left join store_exceptions once on once.store_id = days_of.store_id and once.date = d.day and not once.yearly
+      left join store_exceptions each on each.store_id = days_of.store_id and each.date = d.in_2000 and each.yearly
+$$;
+
+-- The store's spans that begin on those days, days of its own zone: the exception's, or the weekday's. The one
+-- place that knows how hours are kept; all else asks open_ranges().
+create function opening_spans(store_id integer, first_day date, last_day date)
+returns table (day date, opens time, closes time, span tstzrange)
+language sql stable as $$
+    select d.day, t.opens, t.closes, span_range(d.day, t.opens, t.closes, s.timezone)
+      from stores s
+     cross join days_of(opening_spans.store_id, first_day, last_day) d
+     cross join lateral (
+               select h.opens, h.closes from store_hours h
+                where d.exception_date is null
+                  and h.store_id = s.store_id and h.weekday = extract(isodow from d.day)
+               union all
+               select x.opens, x.closes from store_exception_spans x
+                where x.store_id = s.store_id and x.date = d.exception_date and x.yearly = d.yearly) t
+     where s.store_id = opening_spans.store_id
+$$;
+
+-- When the store is open within those days, from the first one's midnight to the last one's: touching and
+-- overlapping spans are one. Spans of two days before can reach in: one runs past midnight, and a zone that
+-- changes sides of the date line skips a day.
+-- (In plpgsql, which keeps its plans.)
+create function open_ranges(store_id integer, first_day date, last_day date) returns tstzmultirange
+language plpgsql stable as $$
+declare
+    zone text := (select s.timezone from stores s where s.store_id = open_ranges.store_id);
+begin
+    return coalesce((select range_agg(o.span) from opening_spans(open_ranges.store_id, first_day - 2, last_day) o), '{}')
+           * tstzmultirange(tstzrange(first_day::timestamp at time zone zone, (last_day + 1)::timestamp at time zone zone));
+end $$;
+
+-- The opening period that decides at the instant `at`: the store is closed in [closed_since, opens_at) and open
+-- in [opens_at, closes_at), and closed_since <= at < closes_at. Infinite where there is no such change within
+-- eight years each way (a yearly 29 February is as far), or at all: without exceptions a year shows all.
 create function opening_period(
     store_id integer, at timestamptz,
     out closed_since timestamptz, out opens_at timestamptz, out closes_at timestamptz)
 language plpgsql stable as $$
+#variable_conflict use_variable
 declare
     store stores;
     today date;
+    days integer;
+    first_at timestamptz;
+    end_at timestamptz;
+    ranges tstzmultirange;
 begin
     select * into strict store from stores s where s.store_id = opening_period.store_id;
-    if store.opens = store.closes and store.opens = time '00:00' then
-        closed_since := '-infinity'; opens_at := '-infinity'; closes_at := 'infinity';
-        return;
-    end if;
     today := (at at time zone store.timezone)::date;
-    select s.opens_at, s.closes_at into opens_at, closes_at
-      from opening_spans(store.store_id, today, today + 3) s
-     where s.closes_at > at
-     order by s.opens_at limit 1;
-    select coalesce(max(s.closes_at), '-infinity') into closed_since
-      from opening_spans(store.store_id, today - 3, today) s
-     where s.closes_at <= at;
+    foreach days in array case when exists (select from store_exceptions e where e.store_id = store.store_id)
+                               then '{8, 60, 400, 3000}' else '{8, 60, 400}' end::integer[]
+    loop
+        first_at := (today - days)::timestamp at time zone store.timezone;
+        end_at := (today + days + 1)::timestamp at time zone store.timezone;
+        ranges := open_ranges(store.store_id, today - days, today + days);
+        select max(upper(r)) into closed_since from unnest(ranges) r where upper(r) <= at;
+        select lower(r), upper(r) into opens_at, closes_at
+          from unnest(ranges) r where upper(r) > at order by r limit 1;
+        exit when closed_since is not null and closes_at < end_at;
+    end loop;
+    -- Cut off by the window: no change there.
+    closed_since := coalesce(closed_since, '-infinity');
+    opens_at := case when opens_at = first_at then '-infinity' else coalesce(opens_at, 'infinity') end;
+    closes_at := case when closes_at < end_at then closes_at else 'infinity' end;
 end $$;
 
--- When a chat of the store that arrives at the instant `at` may go: null when it is open, otherwise its
--- next opening. Both ends count as one would say them: open at 09:00:00 sharp, closed at 14:00:00 sharp.
+-- When a chat of the store that arrives at the instant `at` may go: null when it is open, otherwise its next
+-- opening, 'infinity' if it has none. Both ends count as one would say them: open at 09:00:00 sharp, closed at
+-- 14:00:00 sharp.
 create function release_at(store_id integer, at timestamptz) returns timestamptz
 language plpgsql stable as $$
 declare
@@ -233,52 +360,224 @@ begin
     return case when opening > at then opening end;
 end $$;
 
--- Brings the looked-up opening periods up to the instant `at`. Never waits: a store whose row somebody has
--- locked stays as it is, and its chats wait (put_back), not everybody's.
-create function refresh_opening_periods(at timestamptz) returns void
-language sql volatile set enable_seqscan = off as $$
-    update stores s
-       set (closed_since, opens_at, closes_at) = (select p.* from opening_period(s.store_id, at) p)
-     where s.store_id in (select store_id from stores
-                           where store_id in (select store_id from stores where closes_at <= at
-                                              union all select store_id from stores where closed_since > at)
-                             for update skip locked)
+-- The client's quiet hours that begin on those days, days of the client's own zone.
+create function quiet_ranges(client_id integer, first_day date, last_day date) returns tstzmultirange
+language sql stable as $$
+    select coalesce(range_agg(span_range(d::date, q.starts, q.ends, q.timezone)), '{}')
+      from quiet_hours q, generate_series(first_day::timestamp, last_day::timestamp, interval '1 day') d
+     where q.client_id = quiet_ranges.client_id
 $$;
 
--- Changed hours make the looked-up period worthless.
+create function is_quiet(client_id integer, at timestamptz) returns boolean
+language sql stable as $$
+    select at <@ quiet_ranges(is_quiet.client_id, (at at time zone 'UTC')::date - 3, (at at time zone 'UTC')::date + 1)
+$$;
+
+-- The same for a chat that waits for the client's night too; client_id null: for nobody's. 'infinity' where the
+-- two never meet within a year.
+create function release_at(store_id integer, client_id integer, at timestamptz) returns timestamptz
+language plpgsql stable as $$
+declare
+    opening timestamptz := release_at(store_id, at);
+    today date := (at at time zone 'UTC')::date;
+    days integer;
+begin
+    if client_id is null or opening is null and not is_quiet(client_id, at) then
+        return opening;
+    end if;
+    foreach days in array '{3, 35, 400}'::integer[] loop
+        select min(greatest(lower(r), at)) into opening
+          from unnest(open_ranges(store_id, today - 1, today + days)
+                      - quiet_ranges(client_id, today - 3, today + days + 3)) r
+         where upper(r) > at;
+        exit when opening is not null;
+    end loop;
+    return coalesce(opening, 'infinity');
+end $$;
+
+-- The next free instant from `earliest` on at the store's pace, which it takes; `earliest` where the store has
+-- none. Never past a closing: then it is at the next opening. Waits for others who take one.
+create function take_slot(store_id integer, earliest timestamptz) returns timestamptz
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    pace store_paces;
+    slot timestamptz;
+begin
+    select * into pace from store_paces p where p.store_id = take_slot.store_id for update;
+    if not found or earliest = 'infinity' then
+        return earliest;
+    end if;
+    slot := greatest(earliest, pace.next_at);
+    slot := coalesce(release_at(store_id, slot), slot);
+    update store_paces p set next_at = slot + interval '1 minute' / pace.per_minute
+     where p.store_id = take_slot.store_id and slot < 'infinity';
+    return slot;
+end $$;
+
+-- Until when a chat accepted at the instant `at` is held, null when it is not, and from when its pointer is due.
+-- While somebody is changing the hours of the store, whose outcome cannot be seen yet, the pointer is due at
+-- once: so the claim decides, by the new hours. Otherwise whoever changes them waits for this transaction to end
+-- (they share the lock), and then sees the pointer and moves it.
+create function hold_until(
+    store_id integer, client_id integer, at timestamptz, out held_until timestamptz, out due_at timestamptz)
+language plpgsql volatile as $$
+begin
+    due_at := at;
+    if pg_try_advisory_xact_lock_shared(hours_lock(), store_id & 63) then
+        held_until := release_at(store_id, client_id, at);
+        if held_until is not null then
+            held_until := take_slot(store_id, held_until);
+            if client_id is not null then
+                held_until := coalesce(release_at(store_id, client_id, held_until), held_until);
+            end if;
+            due_at := held_until;
+        end if;
+    else
+        held_until := release_at(store_id, client_id, at);
+    end if;
+end $$;
+
+-- Looks a store's opening period up anew.
+create function look_up_opening_period(store_id integer, at timestamptz) returns void
+language sql volatile as $$
+    update stores s
+       set (closed_since, opens_at, closes_at) = (select p.* from opening_period(s.store_id, at) p), looked_up_at = at
+     where s.store_id = look_up_opening_period.store_id
+$$;
+
+-- Brings the looked-up opening periods up to the instant `at`. Never waits: a store whose row somebody has
+-- locked stays as it is, and its chats wait (put_back), not everybody's. Not too many at once, lest sending stand
+-- still where thousands of stores close on the hour: the rest is done by the next claim.
+create function refresh_opening_periods(at timestamptz) returns void
+language sql volatile set enable_seqscan = off as $$
+    select look_up_opening_period(store_id, at)
+      from (select store_id from stores
+             where store_id in (select store_id from stores where closes_at <= at
+                                union all select store_id from stores where closed_since > at)
+             limit 500 for update skip locked) s
+$$;
+
+-- Gives what the store holds the instants that its hours say now: all of it the next opening, or at its pace
+-- from there on, in the order that it has. Answers how many chats move, and between which instants; with
+-- dry_run that is all.
+create function hold_anew(
+    store_id integer, at timestamptz, dry_run boolean default false,
+    out moved integer, out from_first timestamptz, out from_last timestamptz,
+    out to_first timestamptz, out to_last timestamptz)
+language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    opening timestamptz := coalesce(release_at(hold_anew.store_id, at), at);
+    step interval := (select interval '1 minute' / p.per_minute from store_paces p where p.store_id = hold_anew.store_id);
+    today date := (select (at at time zone s.timezone)::date from stores s where s.store_id = hold_anew.store_id);
+    befores bigint[];        -- of a paced store: how many chats go before each open stretch,
+    starts timestamptz[];    -- and when it begins
+    last_slot timestamptz;
+begin
+    if step is not null then
+        with stretches as (
+            select lower(r) as opens, ceil(extract(epoch from upper(r) - lower(r)) / extract(epoch from step))::bigint as room
+              from unnest(open_ranges(hold_anew.store_id, today, today + 3000)
+                          * tstzmultirange(tstzrange(at, null))) r
+        )
+        select array_agg(before order by opens) || coalesce(sum(room), 0)::bigint, array_agg(opens order by opens) || timestamptz 'infinity'
+          into befores, starts
+          from (select opens, room, (sum(room) over (order by opens))::bigint - room as before from stretches) counted;
+    end if;
+    with held as materialized (
+        select conversation_id, seq, client_id, due_at, row_number() over (order by due_at, seq) - 1 as place
+          from chat_queue q
+         where q.store_id = hold_anew.store_id and held_since is not null and q.due_at > at and not urgent
+    ), slotted as (
+        select h.*, case when step is null then opening
+                         else starts[width_bucket(place, befores)]
+                              + (place - befores[width_bucket(place, befores)]) * step end as slot
+          from held h
+    ), planned as materialized (
+        select conversation_id, seq, due_at, slot,
+               case when client_id is null then slot
+                    else coalesce(release_at(hold_anew.store_id, client_id, slot), slot) end as new_due_at
+          from slotted
+    ), done as (
+        update chat_queue q set due_at = p.new_due_at from planned p
+         where not dry_run and p.new_due_at <> p.due_at and q.conversation_id = p.conversation_id and q.seq = p.seq
+    )
+    select count(*) filter (where new_due_at <> due_at),
+           min(due_at) filter (where new_due_at <> due_at), max(due_at) filter (where new_due_at <> due_at),
+           min(new_due_at) filter (where new_due_at <> due_at), max(new_due_at) filter (where new_due_at <> due_at),
+           max(slot) filter (where slot < 'infinity')
+      into moved, from_first, from_last, to_first, to_last, last_slot
+      from planned;
+    if not dry_run then
+        update store_paces p set next_at = coalesce(last_slot + step, '-infinity') where p.store_id = hold_anew.store_id;
+        perform pg_notify('chat_queued', '');
+    end if;
+end $$;
+
+-- Changed hours make the looked-up period worthless at once …
 create function forget_opening_period() returns trigger
 language plpgsql as $$
+declare
+    changed record := case when tg_op = 'DELETE' then old else new end;
 begin
-    new.closed_since := '-infinity'; new.opens_at := '-infinity'; new.closes_at := '-infinity';
-    return new;
+    if tg_table_name = 'stores' then
+        new.closed_since := '-infinity'; new.opens_at := '-infinity'; new.closes_at := '-infinity';
+        return new;
+    end if;
+    update stores set (closed_since, opens_at, closes_at) = row ('-infinity', '-infinity', '-infinity')
+     where store_id = changed.store_id;
+    return null;
 end $$;
-create trigger stores_hours_changed before update of timezone, opens, closes on stores
+create trigger stores_timezone_changed before update of timezone on stores
+    for each row execute function forget_opening_period();
+create trigger store_hours_changed after insert or update or delete on store_hours
+    for each row execute function forget_opening_period();
+create trigger store_exceptions_changed after insert or update or delete on store_exceptions
+    for each row execute function forget_opening_period();
+create trigger store_exception_spans_changed after insert or update or delete on store_exception_spans
     for each row execute function forget_opening_period();
 
--- And what is held gets the instant that the new hours say, now where they say that the store is open.
-create function move_held() returns trigger
+-- … and what is held moves before the change is committed, once, however many rows it had: whoever comes first
+-- looks the period up.
+create function hours_changed() returns trigger
 language plpgsql as $$
 declare
     at timestamptz := shoptalk_now();
 begin
-    update chat_queue q set due_at = coalesce(release_at(new.store_id, at), at)
-     where q.store_id = new.store_id and q.held_since is not null and q.due_at > at;
-    perform pg_notify('chat_queued', '');
+    if exists (select from stores where store_id = new.store_id and closes_at = '-infinity') then
+        perform pg_advisory_xact_lock(hours_lock(), new.store_id & 63);
+        perform look_up_opening_period(new.store_id, at);
+        perform hold_anew(new.store_id, at);
+    end if;
     return null;
 end $$;
-create trigger stores_hours_move_held after update of timezone, opens, closes on stores
-    for each row execute function move_held();
+create constraint trigger stores_hours_changed after update on stores deferrable initially deferred
+    for each row when (new.closes_at = '-infinity') execute function hours_changed();
 
--- The schedule's step: rings for the workers, whose claim releases and takes back what is due, and says
--- how many seconds it is until the next opening or closing. Harmless when missed, doubled or late.
+-- The schedule's step: rings for the workers, whose claim releases and takes back what is due, and says how many
+-- seconds it is until the next opening or closing. Harmless when missed, doubled or late. Looks each store up
+-- anew once a day, and moves what it holds where the answer has become another: the rules of zones change too.
 create function keep_hours() returns double precision
 language plpgsql volatile set enable_seqscan = off as $$
 declare
     at timestamptz;
+    store stores;
 begin
     perform pg_advisory_xact_lock(sender_lock());
     at := shoptalk_now();
     perform refresh_opening_periods(at);
+    for store in
+        select * from stores where looked_up_at < at - interval '1 day'
+           and pg_try_advisory_xact_lock(hours_lock(), store_id & 63)
+         limit 100 for update skip locked
+    loop
+        perform look_up_opening_period(store.store_id, at);
+        if at >= store.closed_since and at < store.closes_at
+           and exists (select from stores s where s.store_id = store.store_id and s.opens_at <> store.opens_at) then
+            perform hold_anew(store.store_id, at);
+        end if;
+    end loop;
     perform pg_notify('chat_queued', '');
     return extract(epoch from least(
         (select min(opens_at) from stores where opens_at > at),
@@ -342,7 +641,7 @@ begin
     end if;
     return (c.chat_id, c.conversation_id, c.seq, c.sender, c.payload, c.client_id, c.operator_id,
             c.created_at, case when c.release_at is null then 'queued' else 'held' end,
-            c.release_at, true);
+            nullif(c.release_at, 'infinity'), true);
 end $$;
 
 -- Raises what is wrong with a pair of parties that a conversation cannot take: ST404 for one that does
@@ -396,15 +695,76 @@ begin
     return conversation;
 end $$;
 
+-- Makes an urgent chat, due at the instant `at`, the next of its conversation to go: those before it that wait
+-- go with it, so that the order holds. Raises ST403 where the store does not let the sender.
+create function hurry(conversation conversations, sender text, at timestamptz) returns void
+language plpgsql volatile set enable_seqscan = off as $$
+begin
+    if not exists (select from stores s where s.store_id = conversation.store_id and sender = any (s.urgent_for)) then
+        raise 'store % lets no % send urgent chats', conversation.store_id, sender
+            using errcode = 'ST403', column = 'urgent';
+    end if;
+    update chat_queue q set due_at = at, held_since = null, urgent = true
+     where q.conversation_id = conversation.conversation_id;
+end $$;
+
+-- The away notice that is due in the conversation of a closed store: once a closed period, and when nothing of the
+-- conversation waits, since it goes before the chat that it answers. Null: none.
+create function away_notice(conversation conversations, at timestamptz) returns text
+language plpgsql stable set enable_seqscan = off as $$
+declare
+    store stores;
+    period record;
+begin
+    select * into store from stores s where s.store_id = conversation.store_id;
+    if store.away_notice is null
+       or exists (select from chat_queue q where q.conversation_id = conversation.conversation_id) then
+        return null;
+    end if;
+    select * into period from opening_period(store.store_id, at);
+    if at >= period.opens_at or period.opens_at = 'infinity' or conversation.away_notice_at >= period.closed_since then
+        return null;
+    end if;
+    return regexp_replace(store.away_notice, '\{\{\s*opens_at\s*\}\}',
+                          to_char(period.opens_at at time zone store.timezone, 'YYYY-MM-DD HH24:MI'), 'g');
+end $$;
+
+-- Writes the away notice under the seq that the conversation has drawn last, and draws the next one for the chat
+-- that it answers. It goes at once.
+create function give_away_notice(conversation conversations, notice text, at timestamptz) returns void
+language plpgsql volatile set enable_seqscan = off as $$
+#variable_conflict use_variable
+declare
+    rendered text;
+    new_id bigint;
+begin
+    select fill_placeholders(notice, c.username, o.operator_name) into rendered
+      from clients c, operators o
+     where c.client_id = conversation.client_id and o.operator_id = conversation.operator_id;
+    update conversations c set last_seq = c.last_seq + 1, away_notice_at = at
+     where c.conversation_id = conversation.conversation_id;
+    loop
+        insert into chats (chat_id, conversation_id, seq, sender, payload, client_id, operator_id, created_at, template)
+        values (nextval('generated_chat_ids'), conversation.conversation_id, conversation.last_seq, 'operator',
+                rendered, conversation.client_id, conversation.operator_id, at, nullif(notice, rendered))
+        on conflict on constraint chats_pkey do nothing
+        returning chats.chat_id into new_id;
+        exit when found;
+    end loop;
+    insert into chat_queue (due_at, chat_id, conversation_id, seq, store_id, urgent)
+    values (at, new_id, conversation.conversation_id, conversation.last_seq, conversation.store_id, true);
+end $$;
+
 -- Accepts one chat in the caller's transaction; the very function that REST uses. conversation_id null:
 -- a new conversation; chat_id null: a new id. The same chat_id with the same content again answers what
--- the first call answered and adds nothing.
+-- the first call answered and adds nothing. An urgent one goes at any hour.
 --
--- Raises ST404 (unknown client or operator) and ST409 (the chat_id has other content, the conversation
--- other parties), with the field in COLUMN; 23514 for values out of range.
+-- Raises ST404 (unknown client or operator), ST409 (the chat_id has other content, the conversation other
+-- parties) and ST403 (urgent, which the store does not allow), with the field in COLUMN; 23514 for values out of
+-- range.
 create function enqueue_chat(
     conversation_id integer, client_id integer, operator_id integer, payload text,
-    sender text default 'client', chat_id bigint default null) returns enqueued_chat
+    sender text default 'client', chat_id bigint default null, urgent boolean default false) returns enqueued_chat
 language plpgsql volatile set enable_seqscan = off as $$
 #variable_conflict use_variable
 declare
@@ -413,6 +773,10 @@ declare
     rendered text := payload;
     at timestamptz;
     held_until timestamptz;
+    due_at timestamptz;
+    night_of integer;         -- the client whose quiet hours it waits for
+    notice text;
+    new_seq integer;
     new_id bigint;
 begin
     if chat_id is not null then
@@ -422,9 +786,22 @@ begin
         end if;
     end if;
     conversation := next_in_conversation(conversation_id, client_id, operator_id);
+    new_seq := conversation.last_seq;
     -- After the conversation's lock: its chats' instants then follow their seq as long as the clock does.
     at := shoptalk_now();
-    held_until := release_at(conversation.store_id, at);
+    if sender = 'operator' then
+        select q.client_id into night_of from quiet_hours q where q.client_id = enqueue_chat.client_id;
+    end if;
+    due_at := at;
+    if urgent then
+        perform hurry(conversation, sender, at);
+    elsif night_of is not null or release_at(conversation.store_id, at) is not null then
+        select h.held_until, h.due_at into held_until, due_at from hold_until(conversation.store_id, night_of, at) h;
+        if held_until is not null and sender = 'client' then
+            notice := away_notice(conversation, at);
+            new_seq := new_seq + (notice is not null)::integer;
+        end if;
+    end if;
     if payload like '%{{%' then
         select fill_placeholders(payload, c.username, o.operator_name) into rendered
           from clients c, operators o
@@ -434,7 +811,7 @@ begin
         insert into chats (chat_id, conversation_id, seq, sender, payload, client_id, operator_id,
                            created_at, template, release_at)
         values (coalesce(chat_id, nextval('generated_chat_ids')), conversation.conversation_id,
-                conversation.last_seq, sender, rendered, client_id, operator_id,
+                new_seq, sender, rendered, client_id, operator_id,
                 at, nullif(payload, rendered), held_until)
         on conflict on constraint chats_pkey do nothing
         returning chats.chat_id into new_id;
@@ -450,12 +827,15 @@ begin
             return replay_chat(conversation_id, client_id, operator_id, payload, sender, chat_id);
         end if;
     end loop;
-    insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id)
-    values (coalesce(held_until, at), case when held_until is not null then at end,
-            new_id, conversation.conversation_id, conversation.last_seq, conversation.store_id);
-    return (new_id, conversation.conversation_id, conversation.last_seq, sender, rendered,
+    if notice is not null then
+        perform give_away_notice(conversation, notice, at);
+    end if;
+    insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id, client_id, urgent)
+    values (due_at, case when held_until is not null then at end,
+            new_id, conversation.conversation_id, new_seq, conversation.store_id, night_of, coalesce(urgent, false));
+    return (new_id, conversation.conversation_id, new_seq, sender, rendered,
             client_id, operator_id, at,
-            case when held_until is null then 'queued' else 'held' end, held_until, false);
+            case when held_until is null then 'queued' else 'held' end, nullif(held_until, 'infinity'), false);
 end $$;
 
 create type enqueued_item as (
@@ -469,20 +849,30 @@ create type enqueued_item as (
 -- One chat of a list to accept.
 create type chat_item as (
     conversation_id integer, client_id integer, operator_id integer,
-    payload text, sender text, chat_id bigint, place bigint
+    payload text, sender text, chat_id bigint, urgent boolean, place bigint
 );
 
 -- The conversations of the list whose chats can be accepted all at once: it is there, its parties are the
--- chats' own, and no chat needs a second look (a placeholder, an id that may be a replay).
-create function plain_conversations(items chat_item[]) returns integer[]
-language sql stable set enable_seqscan = off as $$
+-- chats' own, and no chat needs a second look: a placeholder, an id that may be a replay, urgent, a client with
+-- quiet hours, and of the stores that are closed those that keep a pace, give notices or whose hours are being changed.
+create function plain_conversations(items chat_item[], at timestamptz) returns integer[]
+language sql volatile set enable_seqscan = off as $$
+    with stores_named as materialized (
+        select store_id, (s.store_id in (select p.store_id from store_paces p) or s.away_notice is not null
+                          or not pg_try_advisory_xact_lock_shared(hours_lock(), s.store_id & 63))
+                         and release_at(s.store_id, at) is not null as is_special
+          from stores s
+         where s.store_id in (select c.store_id from unnest(items) i join conversations c using (conversation_id))
+    )
     select array_agg(conversation_id)
       from (select i.conversation_id
-              from unnest(items) i join conversations c using (conversation_id)
+              from unnest(items) i join conversations c using (conversation_id) join stores_named s using (store_id)
              group by i.conversation_id
             having bool_and(i.client_id = c.client_id and i.operator_id = c.operator_id
-                            and i.payload not like '%{{%'
-                            and not exists (select from chats where chats.chat_id = i.chat_id))) plain
+                            and i.payload not like '%{{%' and not i.urgent and not s.is_special
+                            and not exists (select from chats where chats.chat_id = i.chat_id)
+                            and (i.sender <> 'operator' or not exists (
+                                    select from quiet_hours q where q.client_id = i.client_id)))) plain
 $$;
 
 -- Accepts the chats of such conversations, whose rows the caller has locked, in one statement: five times
@@ -516,7 +906,8 @@ language sql volatile set enable_seqscan = off as $$
     )
     select array_agg((place,
                       (chat_id, conversation_id, seq, sender, payload, client_id, operator_id, at,
-                       case when held_until is null then 'queued' else 'held' end, held_until, false
+                       case when held_until is null then 'queued' else 'held' end,
+                       nullif(held_until, 'infinity'), false
                       )::enqueued_chat,
                       null, null, null)::enqueued_item)
       from held
@@ -528,25 +919,28 @@ $$;
 -- only where every conversation named is there already.
 create function enqueue_chats(
     conversation_ids integer[], client_ids integer[], operator_ids integer[],
-    payloads text[], senders text[], chat_ids bigint[]) returns setof enqueued_item
+    payloads text[], senders text[], chat_ids bigint[], urgents boolean[] default null) returns setof enqueued_item
 language plpgsql volatile as $$
 declare
     items chat_item[];
     plain integer[];
+    at timestamptz;
     done enqueued_item[];
     item record;
     answer enqueued_item;
 begin
-    select array_agg(i::chat_item) into items
+    select array_agg((i.conversation_id, i.client_id, i.operator_id, i.payload, i.sender, i.chat_id,
+                      coalesce(urgents[i.place], false), i.place)::chat_item order by i.place) into items
       from unnest(conversation_ids, client_ids, operator_ids, payloads, senders, chat_ids) with ordinality
            as i(conversation_id, client_id, operator_id, payload, sender, chat_id, place);
     if (select count(*) from conversations c where c.conversation_id = any (conversation_ids))
        = (select count(distinct id) from unnest(conversation_ids) id) then
         perform from conversations c where c.conversation_id = any (conversation_ids)
           order by c.conversation_id for update;
-        plain := plain_conversations(items);
+        at := shoptalk_now();
+        plain := plain_conversations(items, at);
         begin
-            done := enqueue_plain(items, plain, shoptalk_now());
+            done := enqueue_plain(items, plain, at);
         exception when others then
             if is_trouble_of_the_server(sqlstate) then
                 raise;
@@ -564,7 +958,7 @@ begin
         answer.place := item.place;
         begin
             answer.chat := enqueue_chat(item.conversation_id, item.client_id, item.operator_id,
-                                        item.payload, item.sender, item.chat_id);
+                                        item.payload, item.sender, item.chat_id, item.urgent);
         exception when others then
             get stacked diagnostics answer.error_field = column_name, answer.error_reason = message_text;
             answer.error_state := sqlstate;
@@ -599,12 +993,22 @@ create trigger chat_queue_bell before insert on chat_queue
 
 -- Sending: send_chats() -------------------------------------------------------------------------------
 
+-- From where on the claim looks, in each lane. Held chats come due by the thousand at one instant, so among those
+-- it goes by seq too.
+create type queue_floor as (
+    live_from timestamptz,
+    held_from timestamptz,
+    held_from_seq integer
+);
+
 create type send_report as (
     claimed integer,          -- pointers claimed
     sent integer,             -- of them, moved to the log
     failed integer,           -- of them, whose sending raised (retried later, or dead-lettered)
-    last_due_at timestamptz,  -- of the claimed; null when there were none
-    below_floor boolean       -- a chat waits for an earlier one that is due below due_from
+    live_until timestamptz,   -- the last due_at claimed in the live lane; null when there was none
+    held_until timestamptz,   -- the last due_at and seq claimed in the held lane
+    held_until_seq integer,
+    below_floor boolean       -- a chat waits for an earlier one that is due below the floor
 );
 
 -- Claims the next due pointers and moves those that may go to the log: the fast path, one statement.
@@ -616,27 +1020,50 @@ create type send_report as (
 -- log a chat goes no earlier than those before it: put_back() may have moved them behind it. The two
 -- look-ups are scalar subqueries, which the planner never turns into a hash of the whole table.
 --
+-- Live chats go first, so that they do not wait behind what was held, and with only a fifth of a batch of it, so
+-- that they are committed soon; but with that, so that the held do not wait for ever.
+--
 -- chosen: the one pointer to claim, locked by the caller; null: whichever are due.
 -- waiting_*: conversation_id and seq of what was claimed and may not go; null when all may.
 create function send_claimed(
-    batch_size integer, due_from timestamptz, at timestamptz, chosen tid,
-    out claimed integer, out sent integer, out last_due_at timestamptz,
+    batch_size integer, floor queue_floor, at timestamptz, chosen tid,
+    out claimed integer, out sent integer,
+    out live_until timestamptz, out held_until timestamptz, out held_until_seq integer,
     out waiting_conversations integer[], out waiting_seqs integer[])
 language plpgsql volatile as $$
+declare
+    live_from timestamptz := floor.live_from;
+    held_from timestamptz := floor.held_from;
+    held_from_seq integer := floor.held_from_seq;
 begin
-    with claimed as materialized (
+    with live as materialized (
         select q.ctid as pointer, q.*
           from chat_queue q
-         where q.due_at >= due_from and q.due_at <= at and (chosen is null or q.ctid = chosen)
+         where q.held_since is null and q.due_at >= live_from and q.due_at <= at and chosen is null
          order by q.due_at, q.seq
          limit batch_size
            for update skip locked
+    ), held as materialized (
+        select q.ctid as pointer, q.*
+          from chat_queue q
+         where q.held_since is not null and (q.due_at, q.seq) >= (held_from, held_from_seq) and q.due_at <= at
+           and chosen is null
+         order by q.due_at, q.seq
+         limit case when exists (select from live) then greatest(batch_size / 5, 1) else batch_size end
+           for update skip locked
+    ), claimed as (
+        select * from live
+        union all
+        select * from held
+        union all
+        select q.ctid, q.* from chat_queue q where q.ctid = chosen
     ), neighbours as (
         select c.*, coalesce(lag(c.seq) over (partition by c.conversation_id order by c.seq), 0) as before
           from claimed c
     ), judged as materialized (
         select n.*, max(n.due_at) over earlier as goes_at, bool_and(
-                   at >= s.opens_at and at < s.closes_at
+                   (n.urgent or at >= s.opens_at and at < s.closes_at
+                                and (n.client_id is null or not is_quiet(n.client_id, at)))
                    and (n.before = n.seq - 1
                         or coalesce((select true from sent_log l
                                       where l.conversation_id = n.conversation_id and l.seq = n.seq - 1 limit 1),
@@ -654,67 +1081,127 @@ begin
         select coalesce((select max(position) from sent_log), 0) + row_number() over (order by goes_at, seq),
                chat_id, conversation_id, seq, at
           from judged where may_go
+    ), last_held as (
+        select due_at, seq from held order by due_at desc, seq desc limit 1
     )
-    select count(*), count(*) filter (where may_go), max(due_at),
+    select count(*), count(*) filter (where may_go), max(due_at) filter (where held_since is null),
+           (select due_at from last_held), (select seq from last_held),
            array_agg(conversation_id) filter (where not may_go), array_agg(seq) filter (where not may_go)
-      into claimed, sent, last_due_at, waiting_conversations, waiting_seqs
+      into claimed, sent, live_until, held_until, held_until_seq, waiting_conversations, waiting_seqs
       from judged;
 end $$;
 
--- Gives claimed pointers that may not go the instant from which they may: the store's next opening when
--- it is closed (the chat is held, or taken back), otherwise the instant of the earlier chat they wait
--- for. Followers of a pointer that somebody keeps locked look again in a second and then seldomer, lest a
--- batch of them stand in front of all others for ever, or be rewritten for ever; and so do the chats of a
--- store whose opening period could not be looked up because its row is locked. Returns whether the one waited for is due below due_from: then
--- nothing is moved, and the next claim must start from the very beginning.
+-- The client who writes is awake: what of the conversation waits only for the client's night goes before it now.
+create function wake_client(conversation_ids integer[], seqs integer[], at timestamptz) returns void
+language sql volatile as $$
+    with awake as (
+        select w.conversation_id, max(w.seq) as seq
+          from unnest(conversation_ids, seqs) as w(conversation_id, seq)
+          join chats c using (conversation_id, seq)
+         where c.sender = 'client'
+         group by w.conversation_id
+    ), asleep as (
+        select q.conversation_id, q.seq
+          from awake a join chat_queue q on q.conversation_id = a.conversation_id and q.seq < a.seq
+         where q.client_id is not null and release_at(q.store_id, at) is null
+           for update of q skip locked
+    )
+    update chat_queue q set client_id = null, due_at = least(q.due_at, at) from asleep s
+     where q.conversation_id = s.conversation_id and q.seq = s.seq
+$$;
+
+-- Spreads what was put back to an opening at its store's pace. Waits for nobody: where somebody has the pace, the
+-- pointers come again in a second.
+create function pace_put_back(conversation_ids integer[], seqs integer[], at timestamptz) returns void
+language plpgsql volatile as $$
+declare
+    pointer record;
+begin
+    for pointer in
+        select q.conversation_id, q.seq, q.store_id, q.due_at,
+               (select true from store_paces p where p.store_id = q.store_id for update skip locked) as is_free
+          from unnest(conversation_ids, seqs) as w(conversation_id, seq)
+          join chat_queue q on q.conversation_id = w.conversation_id and q.seq = w.seq
+         where q.due_at = (select s.opens_at from stores s where s.store_id = q.store_id)
+           and q.store_id in (select p.store_id from store_paces p) and not q.urgent and q.due_at > at
+         order by q.conversation_id, q.seq
+    loop
+        update chat_queue q
+           set due_at = case when pointer.is_free then take_slot(pointer.store_id, pointer.due_at)
+                             else at + interval '1 second' end
+         where q.conversation_id = pointer.conversation_id and q.seq = pointer.seq;
+    end loop;
+end $$;
+
+-- Gives claimed pointers that may not go the instant from which they may: when the store is closed or the client
+-- asleep, the end of that, at the store's pace (the chat is held, or taken back); otherwise the instant and the
+-- lane of the earlier chat they wait for. Followers of a pointer that somebody keeps locked look again in a
+-- second and then seldomer, lest a batch of them stand in front of all others for ever, or be rewritten for ever;
+-- and so do the chats of a store whose opening period could not be looked up because its row is locked, or whose
+-- pace somebody has. Returns whether the one waited for is due below the floor: then nothing is moved, and the
+-- next claim must start from the very beginning.
 create function put_back(
-    conversation_ids integer[], seqs integer[], due_from timestamptz, at timestamptz) returns boolean
+    conversation_ids integer[], seqs integer[], floor queue_floor, at timestamptz) returns boolean
 language plpgsql volatile as $$
 declare
     below_floor boolean;
 begin
+    if exists (select from unnest(conversation_ids, seqs) as w(conversation_id, seq)
+                 join chat_queue q on q.conversation_id = w.conversation_id and q.seq < w.seq
+                where q.client_id is not null) then
+        perform wake_client(conversation_ids, seqs, at);
+    end if;
     with waiting as (
         select conversation_id, min(seq) as first_seq
           from unnest(conversation_ids, seqs) as w(conversation_id, seq)
          group by conversation_id
-    ), judged as materialized (
-        select w.*, s.opens_at, at < s.opens_at as closed, b.due_at, b.held_since,
-               at >= s.closes_at or at < s.closed_since as unknown
+    ), firsts as materialized (
+        select w.conversation_id, b.due_at, b.held_since,
+               not q.urgent and (at >= s.closes_at or at < s.closed_since) as unknown,
+               case when not q.urgent and at < s.closes_at and at >= s.closed_since
+                    then release_at(q.store_id, q.client_id, at) end as opening,
+               case when b.held_since is null then b.due_at < floor.live_from
+                    else (b.due_at, b.seq) < (floor.held_from, floor.held_from_seq) end as is_below
           from waiting w
           join chat_queue q on q.conversation_id = w.conversation_id and q.seq = w.first_seq
           join stores s on s.store_id = q.store_id
-          left join lateral (select p.due_at, p.held_since
+          left join lateral (select p.due_at, p.held_since, p.seq
                                from chat_queue p
                               where p.conversation_id = w.conversation_id and p.seq < w.first_seq
                               order by p.seq limit 1) b on true
+    ), judged as materialized (
+        select *, not unknown and opening is null and coalesce(is_below, false) as waits_below from firsts
     ), moved as (
         update chat_queue q
            set due_at = case when j.unknown then at + interval '1 second'
-                             when j.closed then j.opens_at
-                             when j.due_at > at then j.due_at
+                             when j.opening is not null then j.opening
+                             when j.due_at > at or (j.held_since is null) <> (q.held_since is null) then j.due_at
                              else at + greatest('1 second', least('30 seconds', (at - j.due_at) / 4)) end,
-               held_since = case when not j.unknown and (j.closed or j.due_at > at and j.held_since is not null)
-                                 then at end
+               held_since = case when j.unknown then q.held_since
+                                 when j.opening is not null then coalesce(q.held_since, at)
+                                 when j.held_since is not null then coalesce(q.held_since, at) end
           from unnest(conversation_ids, seqs) as w(conversation_id, seq), judged j
-         where j.conversation_id = w.conversation_id
+         where j.conversation_id = w.conversation_id and not j.waits_below
            and q.conversation_id = w.conversation_id and q.seq = w.seq
-           and (j.closed or j.unknown or j.due_at >= due_from)
     )
-    select coalesce(bool_or(not closed and not unknown and due_at < put_back.due_from), false) into below_floor from judged;
+    select coalesce(bool_or(waits_below), false) into below_floor from judged;
+    if exists (select from store_paces) then
+        perform pace_put_back(conversation_ids, seqs, at);
+    end if;
     return below_floor;
 end $$;
 
-create function send_batch(batch_size integer, due_from timestamptz, at timestamptz, chosen tid)
+create function send_batch(batch_size integer, floor queue_floor, at timestamptz, chosen tid)
 returns send_report
 language plpgsql volatile as $$
 declare
     claim record;
     report send_report;
 begin
-    select * into claim from send_claimed(batch_size, due_from, at, chosen);
-    report := (claim.claimed, claim.sent, 0, claim.last_due_at, false);
+    select * into claim from send_claimed(batch_size, floor, at, chosen);
+    report := (claim.claimed, claim.sent, 0, claim.live_until, claim.held_until, claim.held_until_seq, false);
     if claim.waiting_seqs is not null then
-        report.below_floor := put_back(claim.waiting_conversations, claim.waiting_seqs, due_from, at);
+        report.below_floor := put_back(claim.waiting_conversations, claim.waiting_seqs, floor, at);
     end if;
     return report;
 end $$;
@@ -742,7 +1229,7 @@ end $$;
 
 -- A batch; and where it raises, its halves, down to the culprits, so that the rest goes. Each attempt is a
 -- subtransaction of its own. One chat alone is chosen and locked first, so that it is the one blamed.
-create function send_carefully(batch_size integer, due_from timestamptz, at timestamptz) returns send_report
+create function send_carefully(batch_size integer, floor queue_floor, at timestamptz) returns send_report
 language plpgsql volatile as $$
 declare
     half integer := batch_size / 2;
@@ -753,16 +1240,19 @@ declare
     second_half send_report;
 begin
     if batch_size = 1 then
-        select q.*, q.ctid into pointer.due_at, pointer.held_since, pointer.chat_id, pointer.conversation_id,
-                                pointer.seq, pointer.store_id, chosen
-          from chat_queue q
-         where q.due_at >= due_from and q.due_at <= at
-         order by q.due_at, q.seq
-         limit 1
-           for update skip locked;
+        select ctid into chosen from chat_queue q
+         where q.held_since is null and q.due_at >= floor.live_from and q.due_at <= at
+         order by q.due_at, q.seq limit 1 for update skip locked;
+        if not found then
+            select ctid into chosen from chat_queue q
+             where q.held_since is not null and q.due_at <= at
+               and (q.due_at, q.seq) >= (floor.held_from, floor.held_from_seq)
+             order by q.due_at, q.seq limit 1 for update skip locked;
+        end if;
+        select * into pointer from chat_queue q where q.ctid = chosen;
     end if;
     begin
-        return send_batch(batch_size, due_from, at, chosen);
+        return send_batch(batch_size, floor, at, chosen);
     exception when others then
         if is_trouble_of_the_server(sqlstate) then
             raise;
@@ -771,28 +1261,32 @@ begin
     end;
     if batch_size = 1 then
         perform record_failure(pointer, reason, at);
-        return (1, 0, 1, pointer.due_at, false);
+        return (1, 0, 1, null::timestamptz, null::timestamptz, null::integer, false);
     end if;
-    first_half := send_carefully(half, due_from, at);
+    first_half := send_carefully(half, floor, at);
     if first_half.below_floor or first_half.claimed < half then
         return first_half;
     end if;
-    second_half := send_carefully(batch_size - half, due_from, at);
+    second_half := send_carefully(batch_size - half, floor, at);
     return (first_half.claimed + second_half.claimed, first_half.sent + second_half.sent,
             first_half.failed + second_half.failed,
-            coalesce(second_half.last_due_at, first_half.last_due_at), second_half.below_floor);
+            coalesce(second_half.live_until, first_half.live_until),
+            coalesce(second_half.held_until, first_half.held_until),
+            case when second_half.held_until is null then first_half.held_until_seq else second_half.held_until_seq end,
+            second_half.below_floor);
 end $$;
 
--- Sends the next due chats, at most batch_size of them, in one short transaction: claim, write to the
+-- Sends the next due chats, about batch_size of them, in one short transaction: claim, write to the
 -- log, delete the pointers, ring. Run it from as many workers as you like: one at a time gets the lock,
 -- and the others are answered null and stand by. (Waiting for the lock in turn, they handed it over after
--- every batch, which was slower than one worker alone.) due_from spares the claim the dead rows in front;
+-- every batch, which was slower than one worker alone.) The floor spares the claim the dead rows in front;
 -- a chat due before it waits until somebody asks from '-infinity'.
 --
 -- The settings pin the plan to index scans, whatever the statistics say: a plan made for an empty table
 -- stands still on a full one until the next ANALYZE. And they keep it: planning anew took a tenth of a batch.
-create function send_chats(batch_size integer default 500, due_from timestamptz default '-infinity')
-returns send_report
+create function send_chats(
+    batch_size integer default 500, live_from timestamptz default '-infinity',
+    held_from timestamptz default '-infinity', held_from_seq integer default 0) returns send_report
 language plpgsql volatile
 set enable_seqscan = off set enable_bitmapscan = off set enable_material = off
 set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan
@@ -808,7 +1302,7 @@ begin
     if exists (select from stores where closes_at <= at) or exists (select from stores where closed_since > at) then
         perform refresh_opening_periods(at);
     end if;
-    report := send_carefully(batch_size, due_from, at);
+    report := send_carefully(batch_size, (live_from, held_from, held_from_seq), at);
     if report.sent > 0 then
         perform pg_notify('chat_sent', '');
     end if;
@@ -851,6 +1345,32 @@ begin
     end loop;
 end $$;
 
+-- Replaces the text of a chat that still waits. Raises ST404 for a chat that does not exist, ST409 for one that
+-- does not wait any more.
+create function edit_chat(chat_id bigint, payload text) returns void
+language plpgsql volatile set enable_seqscan = off as $$
+#variable_conflict use_variable
+declare
+    chat chats;
+    rendered text;
+begin
+    select * into chat from chats c where c.chat_id = edit_chat.chat_id;
+    if not found then
+        raise 'there is no chat %', chat_id using errcode = 'ST404', column = 'chat_id';
+    end if;
+    -- Waits for a sender that has the pointer claimed, and then finds it gone; one that comes later passes it over.
+    perform from chat_queue q where q.conversation_id = chat.conversation_id and q.seq = chat.seq for update;
+    if not found then
+        raise 'chat % does not wait any more and cannot be edited', chat_id
+            using errcode = 'ST409', column = 'chat_id';
+    end if;
+    select fill_placeholders(payload, c.username, o.operator_name) into rendered
+      from clients c, operators o
+     where c.client_id = chat.client_id and o.operator_id = chat.operator_id;
+    update chats c set payload = rendered, template = nullif(edit_chat.payload, rendered)
+     where c.chat_id = edit_chat.chat_id;
+end $$;
+
 -- Gives a dead letter its attempts again. It goes as soon as its store is open, after whatever of its
 -- conversation went meanwhile. Raises ST404 for a chat that does not exist, ST409 for one not failed.
 create function requeue_chat(chat_id bigint) returns void
@@ -859,6 +1379,7 @@ language plpgsql volatile as $$
 declare
     chat chats;
     store integer;
+    night_of integer;
     at timestamptz := shoptalk_now();
 begin
     select c.* into chat from chats c where c.chat_id = requeue_chat.chat_id;
@@ -870,10 +1391,206 @@ begin
         raise 'chat % is not failed', chat.chat_id using errcode = 'ST409', column = 'chat_id';
     end if;
     select c.store_id into store from conversations c where c.conversation_id = chat.conversation_id;
-    insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id)
-    select coalesce(opening, at), case when opening is not null then at end,
-           chat.chat_id, chat.conversation_id, chat.seq, store
-      from release_at(store, at) opening;
+    select q.client_id into night_of from quiet_hours q where q.client_id = chat.client_id and chat.sender = 'operator';
+    insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id, client_id)
+    select h.due_at, case when h.held_until is not null then at end,
+           chat.chat_id, chat.conversation_id, chat.seq, store, night_of
+      from hold_until(store, night_of, at) h;
+end $$;
+
+
+-- Changing hours: change_hours() ------------------------------------------------------------------------
+
+-- A store's hours as REST gives and takes them; members that are not set are left out.
+create function hours_of(store_id integer) returns json
+language sql stable as $$
+    select json_strip_nulls(json_build_object(
+        'timezone', s.timezone,
+        'weekly', (select json_object_agg(d.name, d.spans order by d.weekday)
+                     from (select w.weekday, w.name,
+                                  coalesce(json_agg(json_build_array(to_char(h.opens, 'HH24:MI'), to_char(h.closes, 'HH24:MI'))
+                                                    order by h.opens) filter (where h.opens is not null), '[]') as spans
+                             from unnest(array['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'])
+                                  with ordinality as w(name, weekday)
+                             left join store_hours h on h.store_id = s.store_id and h.weekday = w.weekday
+                            group by w.weekday, w.name) d),
+        'exceptions', (select coalesce(json_agg(json_build_object(
+                                  'date', case when not e.yearly then e.date end,
+                                  'yearly', case when e.yearly then to_char(e.date, 'MM-DD') end,
+                                  'name', e.name,
+                                  'spans', (select coalesce(json_agg(json_build_array(
+                                                       to_char(x.opens, 'HH24:MI'), to_char(x.closes, 'HH24:MI'))
+                                                       order by x.opens), '[]')
+                                              from store_exception_spans x
+                                             where x.store_id = e.store_id and x.date = e.date and x.yearly = e.yearly))
+                                  order by e.yearly, e.date), '[]')
+                         from store_exceptions e where e.store_id = s.store_id),
+        'pace_per_minute', (select p.per_minute from store_paces p where p.store_id = s.store_id),
+        'away_notice', s.away_notice,
+        'urgent', nullif(s.urgent_for, '{}')))
+      from stores s where s.store_id = hours_of.store_id
+$$;
+
+-- Replaces the store's hours by such a document. Raises ST404 for a store that does not exist, 22023 for a zone that
+-- is none.
+create function write_hours(store_id integer, hours json) returns void
+language plpgsql volatile as $$
+#variable_conflict use_variable
+begin
+    update stores s
+       set timezone = hours->>'timezone', away_notice = hours->>'away_notice',
+           urgent_for = array(select json_array_elements_text(hours->'urgent') where json_typeof(hours->'urgent') = 'array')
+     where s.store_id = write_hours.store_id;
+    if not found then
+        raise 'there is no store %', store_id using errcode = 'ST404', column = 'store_id';
+    end if;
+    delete from store_hours h where h.store_id = write_hours.store_id;
+    insert into store_hours (store_id, weekday, opens, closes)
+    select write_hours.store_id, w.weekday, (s->>0)::time, (s->>1)::time
+      from unnest(array['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun']) with ordinality as w(name, weekday),
+           json_array_elements(hours->'weekly'->w.name) s;
+    delete from store_exceptions e where e.store_id = write_hours.store_id;
+    insert into store_exceptions (store_id, date, yearly, name)
+    select write_hours.store_id, coalesce((e->>'date')::date, ('2000-' || (e->>'yearly'))::date),
+           e->>'date' is null, e->>'name'
+      from json_array_elements(hours->'exceptions') e;
+    insert into store_exception_spans (store_id, date, yearly, opens, closes)
+    select write_hours.store_id, coalesce((e->>'date')::date, ('2000-' || (e->>'yearly'))::date),
+           e->>'date' is null, (s->>0)::time, (s->>1)::time
+      from json_array_elements(hours->'exceptions') e, json_array_elements(e->'spans') s;
+    if hours->>'pace_per_minute' is null then
+        delete from store_paces p where p.store_id = write_hours.store_id;
+    else
+        insert into store_paces as p (store_id, per_minute)
+        values (write_hours.store_id, (hours->>'pace_per_minute')::integer)
+        on conflict on constraint store_paces_pkey do update set per_minute = excluded.per_minute;
+    end if;
+end $$;
+
+create type hours_change as (
+    hours json,               -- as they are, or would be
+    moved integer,            -- chats that are or would be held until another instant;
+    from_first timestamptz,   -- the first and the last such instant before
+    from_last timestamptz,
+    to_first timestamptz,     -- and after. Null: no opening is known
+    to_last timestamptz
+);
+
+-- Replaces a store's hours and moves what it holds, in the caller's transaction. With dry_run the same is done
+-- and undone, but for the writing of each pointer. Raises as write_hours() does.
+create function change_hours(store_id integer, hours json, dry_run boolean default false) returns hours_change
+language plpgsql volatile as $$
+declare
+    at timestamptz;
+    held record;
+    change hours_change;
+begin
+    -- Whoever holds a chat meanwhile is waited for here, or leaves it to the claim: see hold_until().
+    perform pg_advisory_xact_lock(hours_lock(), change_hours.store_id & 63);
+    at := shoptalk_now();
+    begin
+        perform write_hours(change_hours.store_id, change_hours.hours);
+        perform look_up_opening_period(change_hours.store_id, at);
+        select * into held from hold_anew(change_hours.store_id, at, dry_run);
+        change := (hours_of(change_hours.store_id), held.moved,
+                   nullif(held.from_first, 'infinity'), nullif(held.from_last, 'infinity'),
+                   nullif(held.to_first, 'infinity'), nullif(held.to_last, 'infinity'));
+        if dry_run then
+            raise 'undo' using errcode = 'ST001';  -- not 'ST000', which would stand for all of ours
+        end if;
+    exception when sqlstate 'ST001' then
+        null;
+    end;
+    return change;
+end $$;
+
+-- Closes the store on the days given as well, where it has no exception of its own, as change_hours() does.
+create function close_on(store_id integer, days date[], names text[], dry_run boolean default false)
+returns hours_change language plpgsql volatile as $$
+declare
+    hours jsonb;
+begin
+    perform pg_advisory_xact_lock(hours_lock(), close_on.store_id & 63);
+    hours := hours_of(close_on.store_id)::jsonb;
+    hours := jsonb_set(hours, '{exceptions}', hours->'exceptions' || (
+        select coalesce(jsonb_agg(jsonb_build_object('date', d.day, 'name', left(d.name, 100), 'spans', '[]'::jsonb)), '[]')
+          from unnest(days, names) as d(day, name)
+         where not exists (select from store_exceptions e
+                            where e.store_id = close_on.store_id and e.date = d.day and not e.yearly)));
+    return change_hours(close_on.store_id, hours::json, dry_run);
+end $$;
+
+-- Why the store is open or closed at the instant `at`: by which span, of which day, and what is next.
+create function explain_hours(store_id integer, at timestamptz) returns json
+language plpgsql stable as $$
+#variable_conflict use_column
+declare
+    zone text;
+    today date;
+    reason record;
+    period record;
+    next_opening timestamptz;
+begin
+    select s.timezone into zone from stores s where s.store_id = explain_hours.store_id;
+    if not found then
+        raise 'there is no store %', store_id using errcode = 'ST404', column = 'store_id';
+    end if;
+    today := (at at time zone zone)::date;
+    select * into period from opening_period(explain_hours.store_id, at);
+    select d.*, o.opens, o.closes into reason
+      from days_of(explain_hours.store_id, today - 2, today) d
+      left join opening_spans(explain_hours.store_id, today - 2, today) o on o.day = d.day and o.span @> at
+     where d.day = today or o.opens is not null
+     order by o.opens is null, d.day limit 1;
+    next_opening := period.opens_at;
+    if at >= period.opens_at then
+        next_opening := case when period.closes_at < 'infinity'
+                             then (opening_period(explain_hours.store_id, period.closes_at)).opens_at end;
+    end if;
+    return json_build_object(
+        'at', at, 'timezone', zone, 'local_time', to_char(at at time zone zone, 'YYYY-MM-DD"T"HH24:MI:SS'),
+        'open', at >= period.opens_at,
+        'by', json_build_object(
+            'day', reason.day, 'weekday', lower(to_char(reason.day, 'dy')),
+            'exception', case when reason.exception_date is not null then json_strip_nulls(json_build_object(
+                'date', case when not reason.yearly then reason.exception_date end,
+                'yearly', case when reason.yearly then to_char(reason.exception_date, 'MM-DD') end, 'name', reason.name)) end,
+            'span', case when reason.opens is not null
+                         then json_build_array(to_char(reason.opens, 'HH24:MI'), to_char(reason.closes, 'HH24:MI')) end),
+        'next_opening', nullif(next_opening, 'infinity'),
+        'next_closing', nullif(period.closes_at, 'infinity'));
+end $$;
+
+-- Sets a client's quiet hours, or none (timezone null), and moves what waits for the client. Raises ST404 for a
+-- client that does not exist, 22023 for a zone that is none.
+create function set_quiet_hours(client_id integer, timezone text, starts time, ends time) returns void
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    at timestamptz := shoptalk_now();
+begin
+    perform from clients c where c.client_id = set_quiet_hours.client_id for no key update;
+    if not found then
+        raise 'there is no client %', client_id using errcode = 'ST404', column = 'client_id';
+    end if;
+    delete from quiet_hours q where q.client_id = set_quiet_hours.client_id;
+    if timezone is not null then
+        insert into quiet_hours values (client_id, timezone, starts, ends);
+    end if;
+    update chat_queue q
+       set client_id = case when timezone is not null then set_quiet_hours.client_id end,
+           held_since = case when n.opening is not null then coalesce(q.held_since, at) else q.held_since end,
+           due_at = coalesce(n.opening, case when q.held_since is not null then least(q.due_at, n.base) else q.due_at end)
+      from (select p.conversation_id, p.seq, base,
+                   release_at(p.store_id, case when timezone is not null then set_quiet_hours.client_id end, base) as opening
+              from conversations v
+              join chat_queue p using (conversation_id)
+              join chats c using (chat_id),
+                   lateral (select case when p.store_id in (select store_id from store_paces)
+                                        then greatest(p.due_at, at) else at end as base) b
+             where v.client_id = set_quiet_hours.client_id and c.sender = 'operator' and not p.urgent) n
+     where q.conversation_id = n.conversation_id and q.seq = n.seq;
+    perform pg_notify('chat_queued', '');
 end $$;
 
 
@@ -919,7 +1636,8 @@ create view chat_states as
                 when q.chat_id is null then 'sent'
                 when q.held_since is not null and q.due_at > shoptalk_now() then 'held'
                 else 'queued' end as state,
-           case when q.held_since is not null and q.due_at > shoptalk_now() then q.due_at end as release_at,
+           case when q.held_since is not null and q.due_at > shoptalk_now() then nullif(q.due_at, 'infinity') end
+               as release_at,
            l.sent_at
       from chats c
       left join chat_queue q on q.conversation_id = c.conversation_id and q.seq = c.seq
@@ -933,7 +1651,7 @@ create view queue_status as
     with waiting as (
         select count(*) filter (where is_held) as held,
                min(held_since) filter (where is_held) as oldest_held,
-               min(due_at) filter (where is_held) as next_release,
+               min(due_at) filter (where is_held and due_at < 'infinity') as next_release,
                count(*) filter (where not is_held) as queued,
                min(due_at) filter (where not is_held) as oldest_queued
           from chat_queue, lateral (select shoptalk_now() as at) clock,

@@ -154,6 +154,80 @@ class Store(BaseModel):
     closes_at: AwareDatetime | None = Field(description="when it next closes; null: never")
 
 
+Span = tuple[str, str]
+
+
+class ExceptionDay(BaseModel):
+    """A day with spans of its own; either `date` or `yearly` is there."""
+
+    date: str = Field(default="", description="the one day")
+    yearly: str = Field(default="", description="month and day of every year")
+    name: str = ""
+    spans: list[Span]
+
+
+class Hours(BaseModel):
+    """A store's hours; members that are not set are left out."""
+
+    timezone: str
+    weekly: dict[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], list[Span]]
+    exceptions: list[ExceptionDay]
+    pace_per_minute: int = Field(default=0, description="how many of the chats that were held go in a minute")
+    away_notice: str = ""
+    urgent: list[Literal["client", "operator"]] = []
+
+
+class Instants(BaseModel):
+    """The first and the last of some instants; null: none, or never."""
+
+    first: AwareDatetime | None
+    last: AwareDatetime | None
+
+
+class Moved(BaseModel):
+    """How many chats are held until another instant than before."""
+
+    chats: int
+    from_: Instants = Field(alias="from")
+    to: Instants
+
+
+class ChangedHours(Hours):
+    """The hours as they are now (with dry_run: would be), and what moved (would move)."""
+
+    dry_run: bool
+    moved: Moved
+
+
+class Reason(BaseModel):
+    """Which day's hours decide, whether an exception made them, and the span that is open."""
+
+    day: str
+    weekday: str
+    exception: dict[str, str] | None
+    span: Span | None
+
+
+class HoursExplained(BaseModel):
+    """Whether a store is open, why, and what is next; null: nothing within eight years."""
+
+    at: AwareDatetime
+    timezone: str
+    local_time: str
+    open: bool
+    by: Reason
+    next_opening: AwareDatetime | None
+    next_closing: AwareDatetime | None
+
+
+class QuietHours(BaseModel):
+    """A client's night, in the client's zone."""
+
+    timezone: str
+    from_: str = Field(alias="from")
+    to: str
+
+
 class StateCount(BaseModel):
     """How many chats are in a state."""
 

@@ -13,6 +13,7 @@ from api.attention import attention
 from api.chats import chats
 from api.conversations import conversations
 from api.desk import desk
+from api.hours import hours
 from api.pages import pages
 from api.people import people
 from api.status import OPEN_PATHS, status
@@ -35,7 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     context.install(app, settings, make_engine(settings.database_url, "shoptalk web"))
     problems.register(app)
-    for blueprint in (people, chats, conversations, attention, desk, stream, status, pages):
+    for blueprint in (people, chats, conversations, hours, attention, desk, stream, status, pages):
         app.register_blueprint(blueprint)
     app.before_request(_ask_for_key)
     return app

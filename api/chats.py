@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 
 from api import answers
 from api.context import announcer, engine, reply
-from api.fields import MOST_CHATS, BriefChatIn, ChatIn, parse
+from api.fields import MOST_CHATS, BriefChatIn, ChatEditIn, ChatIn, parse
 from api.openapi import describe
 from api.problems import Problem, of_sqlstate
 from api.requests import body, path_id
@@ -32,7 +32,7 @@ MESSAGES = {
     "Start a chat, or go on with one",
     takes=BriefChatIn,
     gives=answers.BriefChat,
-    problems=(400, 404, 409, 413, 415),
+    problems=(400, 403, 404, 409, 413, 415),
 )
 def start_chat() -> Response:
     row = _enqueue(parse(BriefChatIn, body()))
@@ -47,7 +47,7 @@ def start_chat() -> Response:
     gives=answers.Chat | list[answers.Accepted | answers.ProblemOut],
     created=answers.Chat,
     list_up_to=MOST_CHATS,
-    problems=(400, 404, 409, 413, 415),
+    problems=(400, 403, 404, 409, 413, 415),
 )
 def post_chats() -> Response:
     data = body()
@@ -63,6 +63,18 @@ def post_chats() -> Response:
 @describe("Read a chat", gives=answers.SentChat, problems=(404,))
 def get_chat(chat_id: str) -> Response:
     return reply(answers.sent_chat(_read(path_id(chat_id, NO_SUCH_CHAT, chat=True))))
+
+
+@chats.patch("/v1/chats/<chat_id>")
+@describe("Edit a chat that still waits", takes=ChatEditIn, gives=answers.SentChat, problems=(400, 404, 409, 413, 415))
+def edit_chat(chat_id: str) -> Response:
+    number = path_id(chat_id, NO_SUCH_CHAT, chat=True)
+    edit = parse(ChatEditIn, body())
+    with engine().connect() as connection:
+        connection.execute(query("edit_chat"), {"chat_id": number, "payload": edit.payload})
+    row = _read(number)
+    announcer().changed(row)
+    return reply(answers.sent_chat(row))
 
 
 @chats.delete("/v1/chats/<chat_id>")
@@ -135,6 +147,7 @@ def _columns(items: list[ChatIn]) -> dict[str, list[Any]]:
         "payloads": [chat.payload for chat in items],
         "senders": [chat.sender for chat in items],
         "chat_ids": [chat.chat_id for chat in items],
+        "urgents": [chat.urgent for chat in items],
     }
 
 

@@ -79,6 +79,21 @@ Payload = Annotated[
 ]
 
 
+def _boolean(value: Any) -> Any:
+    if isinstance(value, str) and value in ("true", "false"):
+        return value == "true"
+    if isinstance(value, bool):
+        return value
+    raise PydanticCustomError("boolean", "expected true or false")
+
+
+Flag = Annotated[
+    bool,
+    BeforeValidator(_boolean),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["true", "false"]}]}),
+]
+
+
 class ClientIn(BaseModel):
     """A client to add."""
 
@@ -115,6 +130,7 @@ class ChatIn(BaseModel, json_schema_extra=_either_operator):
     client_id: Id
     operator_id: Id = Field(validation_alias=AliasChoices("operator_id", "opertor_id"))
     sender: Party = "client"
+    urgent: Flag = Field(False, description="Goes at any hour, for those whom the store allows.")
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +160,12 @@ class TypingIn(BaseModel):
     sender: Party
 
 
+class ChatEditIn(BaseModel):
+    """The new text of a chat that still waits."""
+
+    payload: Payload
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -163,9 +185,13 @@ def refusal(error: ValidationError) -> Problem:
     return Problem(400, "; ".join(f"{e['field']}: {e['reason']}" for e in errors), errors)
 
 
+def _place(loc: tuple[int | str, ...]) -> str:
+    """As one writes it: weekly.mon[1]."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
 def _field_error(details: ErrorDetails) -> dict[str, str]:
-    field = details["loc"][0] if details["loc"] else details.get("ctx", {}).get("field", "")
     return {
-        "field": str(field),
+        "field": _place(details["loc"]) or str(details.get("ctx", {}).get("field", "")),
         "reason": "this field is required" if details["type"] == "missing" else details["msg"],
     }

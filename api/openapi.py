@@ -38,6 +38,7 @@ class Operation:
     query: dict[str, tuple[int, int] | dict[str, Any]] = field(
         default_factory=dict
     )  # name: least and most, or its schema
+    json_only: bool = False  # the body cannot be a form
     list_up_to: int = 0  # the body may also be a JSON list of so many
 
 
@@ -59,7 +60,7 @@ def document(app: Flask) -> dict[str, Any]:
         operation = getattr(app.view_functions[rule.endpoint], "operation", None)
         if operation is not None:
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
-            for method in rule.methods & {"GET", "POST", "PUT", "DELETE"} if rule.methods else ():
+            for method in rule.methods & {"GET", "POST", "PUT", "PATCH", "DELETE"} if rule.methods else ():
                 paths.setdefault(path, {})[method.lower()] = _operation(rule, operation, schemas)
     return {
         "openapi": "3.1.0",
@@ -89,8 +90,10 @@ def _operation(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dic
         schema = _schema(operation.takes, schemas)
         many = {"type": "array", "items": {}, "minItems": 1, "maxItems": operation.list_up_to}
         json_schema = {"anyOf": [schema, many]} if operation.list_up_to else schema
-        form_schema = _as_form(schemas[operation.takes.__name__])
-        content = {"application/json": {"schema": json_schema}} | {form: {"schema": form_schema} for form in FORMS}
+        content = {"application/json": {"schema": json_schema}}
+        if not operation.json_only:
+            form_schema = _as_form(schemas[operation.takes.__name__])
+            content |= {form: {"schema": form_schema} for form in FORMS}
         described["requestBody"] = {"required": True, "content": content}
     return described
 

@@ -16,9 +16,9 @@ log = logging.getLogger("shoptalk.api")
 
 RETRY_AFTER_SECONDS = 1
 
-# What the database says, by SQLSTATE and then by class. ST404 and ST409 are schema.sql's own. What is in
+# What the database says, by SQLSTATE and then by class. Those in ST are schema.sql's own. What is in
 # neither is trouble of the server: come again.
-STATUS_OF_SQLSTATE = {"ST404": 404, "ST409": 409}
+STATUS_OF_SQLSTATE = {"ST403": 403, "ST404": 404, "ST409": 409}
 STATUS_OF_CLASS = {
     "22": 400,  # data exception
     "23": 400,  # a constraint that the input models did not catch

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import delays, drains, flows, history, memory, web
+from bench import delays, drains, flood, flows, history, memory, web
 from bench.figures import Row, table
 from bench.stage import FULL, QUICK, SMOKE, Stage
 
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[Stage], Sequence[Row]]] = {
     "http": web.run,
     "bulk": web.bulk,
     "snapshot": flows.snapshot,
+    "flood": flood.run,
     "history": history.run,
     "memory": memory.run,
 }

@@ -63,7 +63,7 @@ def commit_to_sent(stage: Stage, rate: float, connections: int) -> list[float]:
             with stage.process(command) as pgbench:
                 seen = _read(listener, db, pgbench)
             await_(lambda: pgbench.poll() is not None)
-    committed = dict(_transactions(prefix))
+    committed = dict(transactions(prefix))
     return [max(0.0, seen[chat] - at) * 1000 for chat, at in committed.items() if chat in seen]
 
 
@@ -83,7 +83,7 @@ def _read(listener: Connection, db: Connection, producer: subprocess.Popen[bytes
             return seen
 
 
-def _transactions(prefix: Path) -> Iterator[tuple[int, float]]:
+def transactions(prefix: Path) -> Iterator[tuple[int, float]]:
     """(chat_id, instant of the commit) of each transaction in pgbench's log."""
     for path in prefix.parent.glob(prefix.name + "*"):
         for line in path.read_text().splitlines():

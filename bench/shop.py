@@ -14,8 +14,9 @@ PAYLOAD = "Hello, is my order on its way? I asked for the large one in green, an
 
 # Store 1 never closes; store 2 is closed for hours to come.
 SHOP = """
-insert into stores (store_id, opens, closes) values (1, '00:00', '00:00'),
-    (2, (now() + interval '10 hours')::time(0), (now() + interval '12 hours')::time(0));
+select add_store(1, 'UTC', '00:00', '00:00'),
+       add_store(2, 'UTC', to_char(now() + interval '10 hours', 'HH24:MI')::time,
+                 to_char(now() + interval '12 hours', 'HH24:MI')::time);
 insert into clients values (1, 'Ann', 'Oslo');
 insert into operators values (1, 'Olga', 'day', 1), (2, 'Otto', 'night', 2);
 """

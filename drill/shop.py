@@ -56,7 +56,7 @@ create trigger drill_refuse_bad before insert on sent_log for each row execute f
 
 do $$ begin execute format('alter database %I set search_path = public, pg_catalog', current_database()); end $$;
 
-insert into stores (store_id, opens, closes) values (1, '00:00', '00:00');
+select add_store(1, 'UTC', '00:00', '00:00');
 insert into clients values (1, 'Ann', 'Oslo');
 insert into operators values (1, 'Olga', 'day', 1);
 """

@@ -123,7 +123,7 @@ def db(connect: Callable[[], Connection]) -> Connection:
 @pytest.fixture
 def shop(db: Connection) -> Connection:
     """The database with store 1, always open, and store 2, open 09:00-14:00 UTC; a client and operators."""
-    db.execute("insert into stores (store_id, opens, closes) values (1, '00:00', '00:00'), (2, '09:00', '14:00')")
+    db.execute("select add_store(1, 'UTC', '00:00', '00:00'), add_store(2, 'UTC', '09:00', '14:00')")
     db.execute("insert into clients values (1, 'Ann', 'Oslo'), (2, 'Ben', 'Rome')")
     db.execute("insert into operators values (1, 'Olga', 'day', 1), (2, 'Otto', 'night', 2)")
     return db

@@ -342,7 +342,7 @@ def test_bodies_that_are_none(
 def test_every_route_answers_a_wrong_verb_with_a_problem(client: FlaskClient) -> None:
     for rule in client.application.url_map.iter_rules():
         path = re.sub("<.*?>", "1", rule.rule)
-        problem(client.open(path, method="PATCH"), 405)
+        problem(client.open(path, method="PROPFIND"), 405)
     problem(client.get("/nowhere"), 404)
 
 

@@ -115,11 +115,17 @@ def row(page: Page, name: str) -> Any:
 def close_store(db: Connection, store: int = 2) -> None:
     """Moves the store's hours two hours away from now."""
     db.execute(
-        "update stores set opens = ((now() + interval '2 h') at time zone timezone)::time, "
-        "closes = ((now() + interval '3 h') at time zone timezone)::time, "
-        "closed_since = '-infinity', opens_at = '-infinity', closes_at = '-infinity' where store_id = %s",
+        "update store_hours h set"
+        " opens = date_trunc('minute', (now() + interval '2 h') at time zone s.timezone)::time,"
+        " closes = date_trunc('minute', (now() + interval '3 h') at time zone s.timezone)::time"
+        " from stores s where s.store_id = h.store_id and s.store_id = %s",
         [store],
     )
+
+
+def open_store(db: Connection, store: int = 2) -> None:
+    """Opens the store round the clock."""
+    db.execute("update store_hours set opens = '00:00', closes = '00:00' where store_id = %s", [store])
 
 
 # Two people ------------------------------------------------------------------------------------------
@@ -167,7 +173,7 @@ def test_a_held_chat_is_shown_with_its_time_and_can_be_cancelled(site: Site, sho
     window = live(site.open("/chat/20?client_id=1&operator_id=2"))
     say(window, "It is late, I know")
     held = window.locator(".chat.held .standing")
-    opens = shop.execute("select to_char(opens, 'HH24:MI') from stores where store_id = 2").fetchone()
+    opens = shop.execute("select to_char(min(opens), 'HH24:MI') from store_hours where store_id = 2").fetchone()
     assert opens is not None
     expect(held).to_contain_text(f"at {opens[0]} (Tokyo time), your message goes then.")
     row(desk, "Ann").click()
@@ -221,7 +227,7 @@ def cluster(public_folder: Path) -> Iterator[Cluster]:
     with Cluster(public_folder / "data") as cluster:
         prepare(cluster.url)
         with psycopg.connect(cluster.url) as db:
-            db.execute("insert into stores (store_id, opens, closes) values (1, '00:00', '00:00')")
+            db.execute("select add_store(1, 'UTC', '00:00', '00:00')")
             db.execute("insert into clients values (1, 'Ann', 'Oslo')")
             db.execute("insert into operators values (1, 'Olga', 'day', 1)")
         yield cluster
@@ -334,7 +340,7 @@ def test_on_a_phone_list_and_conversation_are_two_views(site: Site, shop: Connec
 
 
 def test_axe_finds_nothing_on_any_page_light_or_dark(site: Site, shop: Connection) -> None:
-    shop.execute("update stores set opens = '00:00', closes = '00:00' where store_id = 2")
+    open_store(shop)
     enqueue(shop, 20, "Where is my order? https://post.example/1", operator=2)
     enqueue(shop, 20, "On its way", operator=2, sender="operator")
     eventually(lambda: len(shop.execute("select 1 from sent_log").fetchall()) == 2)

@@ -60,9 +60,7 @@ def test_both_ends_of_the_span_to_the_microsecond(shop: Connection, instant: str
 def test_the_hours_are_of_the_stores_own_zone(
     shop: Connection, timezone: str, opens: str, closes: str, instant: str, release: str | None
 ) -> None:
-    shop.execute(
-        "insert into stores (store_id, timezone, opens, closes) values (3, %s, %s, %s)", [timezone, opens, closes]
-    )
+    shop.execute("select add_store(3, %s, %s, %s)", [timezone, opens, closes])
     assert release_at(shop, instant, 3) == release
 
 
@@ -131,7 +129,7 @@ def test_a_retry_that_falls_after_closing_is_held(shop: Connection) -> None:
 def test_changed_hours_count_from_the_next_look(shop: Connection) -> None:
     clock(shop, OPENING)
     enqueue(shop, operator=2)
-    shop.execute("update stores set opens = '10:00' where store_id = 2")
+    shop.execute("update store_hours set opens = '10:00' where store_id = 2")
     assert send(shop).sent == 0
     assert release_at(shop, OPENING) == "2026-03-02 10:00:00"
 
@@ -139,7 +137,7 @@ def test_changed_hours_count_from_the_next_look(shop: Connection) -> None:
 def test_wider_hours_release_what_is_held(shop: Connection) -> None:
     clock(shop, CLOSING)
     enqueue(shop, operator=2)
-    shop.execute("update stores set closes = '18:00' where store_id = 2")
+    shop.execute("update store_hours set closes = '18:00' where store_id = 2")
     assert states(shop) == ["queued"]
     enqueue(shop, operator=2)
     assert send(shop).sent == 2
@@ -153,7 +151,7 @@ def test_a_store_whose_row_is_locked_stops_no_other(shop: Connection, connect: C
     enqueue(shop, 8, operator=1)
     other = connect()
     with other.transaction():
-        other.execute("update stores set opens = '08:00' where store_id = 2")
+        other.execute("update store_hours set opens = '08:00' where store_id = 2")
         clock(shop, CLOSING)
         shop.execute("set lock_timeout = '1s'")
         send(shop)

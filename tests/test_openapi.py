@@ -9,6 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.conftest import MakeClient, on
 
@@ -45,7 +46,9 @@ def test_every_answer_is_as_described(api_schema: schemathesis.BaseSchema, mode:
         def check(case: schemathesis.Case) -> None:
             nonlocal tried
             tried += 1
-            case.call_and_validate()
+            # That spans overlap or a zone is none, no schema can say.
+            beyond = [positive_data_acceptance] if "hours" in case.path else []
+            case.call_and_validate(excluded_checks=beyond)
 
         if mode is GenerationMode.POSITIVE or operation.body or operation.query or operation.path_parameters:
             check()

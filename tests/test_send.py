@@ -13,9 +13,9 @@ from tests.conftest import Connection, clock
 from tests.test_enqueue import enqueue, wait_until_blocked
 
 
-def send(db: Connection, batch_size: int = 500, due_from: str = "-infinity") -> Any:
+def send(db: Connection, batch_size: int = 500, live_from: str = "-infinity") -> Any:
     cursor = db.cursor(row_factory=psycopg.rows.namedtuple_row)
-    return cursor.execute("select * from send_chats(%s, %s)", [batch_size, due_from]).fetchone()
+    return cursor.execute("select * from send_chats(%s, %s)", [batch_size, live_from]).fetchone()
 
 
 def sent(db: Connection) -> list[tuple[int, int]]:
@@ -147,7 +147,7 @@ def test_a_chat_waits_for_an_earlier_one_below_the_floor_and_says_so(shop: Conne
     for instant in ("2026-03-02 10:00", "2026-03-02 10:05"):
         clock(shop, instant)
         enqueue(shop)
-    report = send(shop, due_from="2026-03-02 10:04+00")
+    report = send(shop, live_from="2026-03-02 10:04+00")
     assert (report.sent, report.below_floor) == (0, True)
     assert send(shop).sent == 2
     assert sent(shop) == [(7, 1), (7, 2)]
@@ -320,7 +320,7 @@ def test_the_plans_of_sending_do_not_hang_on_statistics(shop: Connection) -> Non
     """Made when every table is empty, they must still go by index when the tables are full."""
     send(shop)
     shop.execute(
-        "insert into stores (store_id, opens, closes) select g, '00:00', '00:00' from generate_series(10, 3000) g;"
+        "insert into stores (store_id, closes_at) select g, 'infinity' from generate_series(10, 3000) g;"
         "insert into sent_log select g, g, g + 100, 1, now() from generate_series(1, 20000) g;"
         "insert into chat_queue select now(), null, g, g, 2, 10 + g % 2000 from generate_series(101, 20100) g;"
         "select keep_hours()"  # looks up the stores' periods beforehand, which is not the claim's
@@ -346,21 +346,21 @@ def test_neither_a_million_held_nor_a_million_dead_rows_are_walked(
 ) -> None:
     pointers = (
         "insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id)"
-        " select %s::timestamptz, now(), g, g, 1, 2 from generate_series(1001, 1001000) g"
+        " select %s::timestamptz, nullif(%s, 'live')::timestamptz, g, g, 1, 2 from generate_series(1001, 1001000) g"
     )
     shop.execute("alter table chat_queue set (autovacuum_enabled = off)")
     with connect() as holder, holder.transaction():
         holder.execute("set transaction isolation level repeatable read")
         holder.execute("select count(*) from chats")  # a snapshot that keeps the dead rows
-        shop.execute(pointers, ["2026-03-02 09:00+00"])
+        shop.execute(pointers, ["2026-03-02 09:00+00", "live"])
         shop.execute("delete from chat_queue")
-        shop.execute(pointers, ["2999-01-01"])
+        shop.execute(pointers, ["2999-01-01", "2026-03-02 09:00+00"])
         clock(shop, "2026-03-02 10:00")
         enqueue(shop)
         # From the very start it has to walk the dead: that the test sees anything at all.
-        assert blocks(shop, "chat_queue_due", lambda: send(shop)) > 500
+        assert blocks(shop, "chat_queue_live", lambda: send(shop)) > 500
         enqueue(shop)
-        for relation in ("chat_queue_due", "chat_queue_pkey", "chat_queue"):
+        for relation in ("chat_queue_live", "chat_queue_held", "chat_queue_pkey", "chat_queue"):
             enqueue(shop)
-            assert blocks(shop, relation, lambda: send(shop, due_from="2026-03-02 09:59:59+00")) < 50, relation
+            assert blocks(shop, relation, lambda: send(shop, live_from="2026-03-02 09:59:59+00")) < 50, relation
     assert set(states(shop)) == {"sent"}

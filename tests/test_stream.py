@@ -338,7 +338,7 @@ def test_readers_miss_nothing_whatever_dies(public_folder: Path, start: Start) -
         port = int(url.rpartition(":")[2].partition("/")[0])
         prepare(url)
         with psycopg.connect(url, autocommit=True) as db:
-            db.execute("insert into stores (store_id, opens, closes) values (1, '00:00', '00:00')")
+            db.execute("select add_store(1, 'UTC', '00:00', '00:00')")
             db.execute("insert into clients select g, 'c', 'x' from generate_series(1, 5) g")
             db.execute("insert into operators values (1, 'o', 'x', 1)")
         web = Web(start, url)

@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 import threading
 import time
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -19,6 +20,7 @@ BATCH_SIZE = 500  # chats a transaction; measured: smaller is slower, larger mak
 # commits later than this after its instant is found by a look from the very start: every second, or
 # seldomer where walking the dead rows has become dear (somebody keeps an old snapshot open).
 FLOOR_SLACK = dt.timedelta(seconds=1)
+FROM_THE_START: dict[str, Any] = {"live_from": "-infinity", "held_from": "-infinity", "held_from_seq": 0}
 FULL_LOOK_SECONDS = 1.0
 FULL_LOOK_SHARE = 20  # a full look may take this part of the time
 TROUBLE_PAUSE_SECONDS = 0.5
@@ -33,7 +35,7 @@ class Consumer:
         self.bell = Bell(database_url)
         self._engine = make_engine(database_url, "shoptalk worker", pool_size=1)
         self._stopping = threading.Event()
-        self._due_from: dt.datetime | None = None  # None: from the very start
+        self._floor = dict(FROM_THE_START)
         self._next_full_look = 0.0
 
     def stop(self) -> None:
@@ -57,12 +59,15 @@ class Consumer:
         self._engine.dispose()
 
     def _send_batch(self) -> int | None:
-        """Sends one batch and answers how many chats it claimed; None while another worker sends."""
+        """Sends one batch and answers how many chats it claimed, BATCH_SIZE if there may be more.
+
+        None while another worker sends.
+        """
         started = time.monotonic()
-        full_look = self._due_from is None or started >= self._next_full_look
-        due_from = "-infinity" if full_look else self._due_from
+        full_look = started >= self._next_full_look
+        floor = FROM_THE_START if full_look else self._floor
         with self._engine.connect() as connection:
-            report = connection.execute(query("send_chats"), {"batch_size": BATCH_SIZE, "due_from": due_from}).one()
+            report = connection.execute(query("send_chats"), {"batch_size": BATCH_SIZE, **floor}).one()
         if report.claimed is None:
             return None
         if report.failed:
@@ -70,13 +75,22 @@ class Consumer:
         if full_look:
             took = time.monotonic() - started
             self._next_full_look = time.monotonic() + max(FULL_LOOK_SECONDS, took * FULL_LOOK_SHARE)
-        if report.below_floor:
-            self._due_from = None
-        elif report.last_due_at is not None:
-            self._due_from = report.last_due_at - FLOOR_SLACK
+        self._raise_floor(report)
+        if report.held_until is not None and report.claimed > BATCH_SIZE // 5:
+            return BATCH_SIZE  # beside live chats it takes few of the held: more may wait
         return int(report.claimed)
 
+    def _raise_floor(self, report: sa.Row[Any]) -> None:
+        """The next claim starts where this one ended, lane by lane; from the very start if something is below."""
+        if report.below_floor:
+            self._floor = dict(FROM_THE_START)
+            return
+        if report.live_until is not None:
+            self._floor["live_from"] = report.live_until - FLOOR_SLACK
+        if report.held_until is not None:
+            self._floor |= {"held_from": report.held_until, "held_from_seq": report.held_until_seq}
+
     def _trouble(self, error: Exception) -> None:
-        self._due_from = None
+        self._floor = dict(FROM_THE_START)
         log.warning("database_trouble reason=%s", str(error).splitlines()[0])
         self._stopping.wait(TROUBLE_PAUSE_SECONDS)

@@ -54,6 +54,9 @@ class Schedule:
         except sa.exc.SQLAlchemyError as error:
             log.warning("keeping_hours_failed reason=%s", str(error).splitlines()[0])
             return
+        finally:
+            # A session keeps the zones' rules as they were when it first read them: look with a new one each time.
+            self._engine.dispose()
         # The database's clock says how long; this machine's only measures it.
         if seconds < CHECK_SECONDS:
             at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)

@@ -1,13 +1,12 @@
 -- Adds an operator, and its store with the default hours if that is new; or answers the operator that
 -- has the id: `created` says which. Raced as add_client.sql is.
 with new_store as (
-    insert into stores (store_id, timezone, opens, closes)
-    select :store_id, :timezone, :opens, :closes
+    select add_store(:store_id, :timezone, :opens, :closes)
      where not exists (select from operators where operator_id = :operator_id)
-    on conflict do nothing
 ), added as (
     insert into operators (operator_id, operator_name, operator_group, store_id)
-    values (:operator_id, :operator_name, :operator_group, :store_id)
+    select :operator_id, :operator_name, :operator_group, :store_id
+      from (select count(*) from new_store) store_first  -- what nobody reads is not done
     on conflict do nothing
     returning *
 )
