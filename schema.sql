@@ -40,6 +40,9 @@ create function bell_lock() returns bigint language sql immutable as $$ select 7
 -- transaction that holds a chat shares it, one that moves what is held has it alone: see hold_until().
 create function hours_lock() returns integer language sql immutable as $$ select 731057910 $$;
 
+-- Advisory lock of keep_presence().
+create function presence_lock() returns bigint language sql immutable as $$ select 7310579103 $$;
+
 
 -- People and stores ---------------------------------------------------------------------------------
 
@@ -1623,6 +1626,104 @@ begin
         select m.seq into marked from read_marks m
          where m.conversation_id = mark_read.conversation_id and m.reader = mark_read.reader;
     end if;
+end $$;
+
+
+-- Presence ----------------------------------------------------------------------------------------------
+
+-- Who has a stream open in which web process. A process says every few seconds that it lives; one that has
+-- not for half a minute is not believed. By the machine's own clock: it is no rule of the hours. Unlogged:
+-- after a crash of the server every process says it all again.
+create unlogged table web_processes (
+    process text primary key,
+    seen_at timestamptz not null
+) with (fillfactor = 50);
+create unlogged table presence (
+    scope text not null,                      -- what the stream is of: conversation_id, client_id, …
+    number integer not null,                  -- and its id
+    party text not null,                      -- who looks: client or operator
+    process text not null,
+    primary key (scope, number, party, process)
+);
+
+create function believed_since() returns timestamptz
+language sql stable as $$ select clock_timestamp() - interval '30 seconds' $$;
+
+-- Who is present in the conversation, and through which kind of stream, each as 'party:scope'.
+create function present_in(conversation conversations) returns text[]
+language sql stable as $$
+    select coalesce(array_agg(k.party || ':' || k.scope), '{}')
+      from (values ('conversation_id', conversation.conversation_id, 'client'),
+                   ('conversation_id', conversation.conversation_id, 'operator'),
+                   ('client_id', conversation.client_id, 'client'),
+                   ('operator_id', conversation.operator_id, 'operator'),
+                   ('store_id', conversation.store_id, 'operator')) k(scope, number, party)
+     where (select true from presence p join web_processes w using (process)
+             where p.scope = k.scope and p.number = k.number and p.party = k.party
+               and w.seen_at > believed_since() limit 1)
+$$;
+
+-- A web process says that it lives, who has come to its streams and who has left them, and forgets processes
+-- that have died. Tells the web processes who is present now and was not, and the other way round. One call at a
+-- time, lest one that leaves and one that comes overlook each other. Lists are of {scope, number, party}.
+create function keep_presence(process text, came jsonb, gone jsonb) returns void
+language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    signal text;
+begin
+    perform pg_advisory_xact_lock(presence_lock());
+    insert into web_processes values (keep_presence.process, clock_timestamp())
+    on conflict (process) do update set seen_at = excluded.seen_at;
+    for signal in
+    with dead as (
+        delete from web_processes w where w.seen_at <= believed_since() returning w.process
+    ), removed as (
+        delete from presence p
+         where p.process in (select process from dead)
+            or p.process = keep_presence.process
+               and (p.scope, p.number, p.party) in (
+                   select g.scope, g.number, g.party
+                     from jsonb_to_recordset(gone) g(scope text, number integer, party text))
+        returning p.*
+    ), added as (
+        insert into presence
+        select c.scope, c.number, c.party, keep_presence.process
+          from jsonb_to_recordset(came) c(scope text, number integer, party text)
+        on conflict do nothing
+        returning *
+    ), moved as (
+        select a.scope, a.number, a.party, true as present
+          from added a left join presence before using (scope, number, party)
+         where before.process is null
+        union all
+        select distinct r.scope, r.number, r.party, false
+          from removed r
+         where not exists (select from added a where (a.scope, a.number, a.party) = (r.scope, r.number, r.party))
+           and not exists (select from presence p
+                            where (p.scope, p.number, p.party) = (r.scope, r.number, r.party)
+                              and p.process not in (select process from removed o
+                                                     where (o.scope, o.number, o.party)
+                                                         = (r.scope, r.number, r.party)))
+    )
+    select json_build_object(
+                'event', 'presence', 'scope', json_build_array(m.scope, m.number),
+                'data', json_build_object(
+                    'conversation_id', c.conversation_id, 'party', m.party, 'present', m.present,
+                    'id', case when m.party = 'client' then coalesce(c.client_id, m.number)
+                               when m.scope <> 'store_id' then coalesce(c.operator_id, m.number) end),
+                'to', json_strip_nulls(json_build_object(
+                    'conversation_id', c.conversation_id,
+                    'client_id', coalesce(c.client_id, case when m.scope = 'client_id' then m.number end),
+                    'operator_id', coalesce(c.operator_id, o.operator_id),
+                    'store_id', coalesce(c.store_id, o.store_id, case when m.scope = 'store_id' then m.number end)
+                )))::text
+      from moved m
+      left join conversations c on m.scope = 'conversation_id' and c.conversation_id = m.number
+      left join operators o on m.scope = 'operator_id' and o.operator_id = m.number
+    loop
+        perform pg_notify('chat_event', signal);
+    end loop;
 end $$;
 
 

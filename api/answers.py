@@ -91,6 +91,13 @@ class Marks(BaseModel):
     operator: int
 
 
+class Present(BaseModel):
+    """Whether each party has a stream open that says so."""
+
+    client: bool
+    operator: bool
+
+
 class ConversationNow(Conversation):
     """A conversation, who is in it, and where its stream goes on from."""
 
@@ -98,6 +105,7 @@ class ConversationNow(Conversation):
     operator_name: str
     timezone: str = Field(description="of its store, an IANA name")
     read: Marks = Field(description="up to which seq each party has read; 0: nothing")
+    present: Present
     cursor: str = Field(description="give it to GET /v1/stream as last_event_id: no gap and nothing twice")
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from flask import Flask, Response, current_app
 
 from api.feed import Feed
+from api.presence import Presence
 from api.signals import Announcer
 from sql.settings import Settings
 
@@ -21,12 +22,13 @@ class Shared:
     engine: sa.Engine
     feed: Feed
     announcer: Announcer
+    presence: Presence
 
 
 def install(app: Flask, settings: Settings, database: sa.Engine) -> None:
     """Gives the app what the functions below answer."""
     feed = Feed(settings.database_url, database)
-    app.extensions["shoptalk"] = Shared(settings, database, feed, Announcer(database))
+    app.extensions["shoptalk"] = Shared(settings, database, feed, Announcer(database), Presence(database))
 
 
 def settings() -> Settings:
@@ -47,6 +49,11 @@ def feed() -> Feed:
 def announcer() -> Announcer:
     """The process's sender of what streams carry besides the log."""
     return _shared().announcer
+
+
+def presence() -> Presence:
+    """The process's record of who looks."""
+    return _shared().presence
 
 
 def _shared() -> Shared:

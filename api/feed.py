@@ -51,6 +51,8 @@ class Subscription:
         self._events: deque[tuple[int, bytes]] = deque()  # position 0: a signal, which is not in the log
         self._signals = 0  # how many of them, at most
         self._ready = threading.Event()
+        self.parties: tuple[Key, ...] = ()  # of a conversation's stream: whose presence it shows besides its own
+        self.present: set[str] = set()  # and who is present, each as 'party:scope'
 
     def put(self, position: int, event: bytes) -> None:
         """Hands over an event, or drops the queue where there is no room for it."""
@@ -101,6 +103,7 @@ class Feed:
         self._database_url = database_url
         self._engine = engine
         self._streams: dict[Key, set[Subscription]] = defaultdict(set)
+        self._watchers: dict[Key, set[Subscription]] = defaultdict(set)  # conversations' streams by their parties
         self._lock = threading.Lock()
         self._started = False
         self._closed = False
@@ -124,6 +127,13 @@ class Feed:
             subscription.begin(self._position)
             return subscription
 
+    def watch(self, subscription: Subscription, parties: tuple[Key, ...]) -> None:
+        """Lets a conversation's stream hear of its parties' presence too."""
+        with self._lock:
+            subscription.parties = parties
+            for key in parties:
+                self._watchers[key].add(subscription)
+
     def renew(self, subscription: Subscription) -> None:
         """Lets a subscription that has fallen behind begin anew from now on."""
         with self._lock:
@@ -132,10 +142,9 @@ class Feed:
     def unsubscribe(self, subscription: Subscription) -> None:
         """Ends a subscription."""
         with self._lock:
-            streams = self._streams[subscription.key]
-            streams.discard(subscription)
-            if not streams:
-                del self._streams[subscription.key]
+            _discard(self._streams, subscription.key, subscription)
+            for key in subscription.parties:
+                _discard(self._watchers, key, subscription)
             self.streams -= 1
 
     def close(self) -> None:
@@ -184,17 +193,21 @@ class Feed:
                 signals.append(Signal.heard(payload))
             except ValueError as error:
                 log.warning("signal_refused reason=%s", error)
-        wanted = [(signal, readers) for signal in signals if (readers := self._readers(signal.to))]
+        wanted = [(signal, readers) for signal in signals if (readers := self._readers(signal))]
         changed = self._read_changed([signal for signal, _ in wanted if signal.event == "change"])
         for signal, readers in wanted:
+            if signal.scope is not None:
+                _show_presence(signal, readers)
+                continue
             event = changed.get(signal.data.get("chat_id")) if signal.event == "change" else signal.encode()
             if event is not None:
                 for subscription in readers:
                     subscription.put_signal(event)
 
-    def _readers(self, to: dict[str, int]) -> set[Subscription]:
+    def _readers(self, signal: Signal) -> set[Subscription]:
         with self._lock:
-            return set().union(*(self._streams.get(key, ()) for key in to.items()))
+            watchers = self._watchers.get(signal.scope, ()) if signal.scope else ()
+            return set(watchers).union(*(self._streams.get(key, ()) for key in signal.to.items()))
 
     def _read_changed(self, signals: list[Signal]) -> dict[Any, bytes]:
         """The events of changed chats as they are now, by chat_id. One that is sent has none: it comes by the log."""
@@ -211,6 +224,32 @@ class Feed:
             for subscription in self._streams.get((name, getattr(row, name)), ()):
                 event = event or encode(row)
                 subscription.put(row.position, event)
+
+
+def _discard(streams: dict[Key, set[Subscription]], key: Key, subscription: Subscription) -> None:
+    streams[key].discard(subscription)
+    if not streams[key]:
+        del streams[key]
+
+
+def _show_presence(signal: Signal, readers: set[Subscription]) -> None:
+    """A conversation's stream shows whether a party is there at all, through whatever stream; the others each one."""
+    party, scope = signal.data["party"], signal.scope[0] if signal.scope else ""
+    for subscription in readers:
+        if subscription.key[0] != "conversation_id":
+            subscription.put_signal(signal.encode())
+            continue
+        before = is_present(party, subscription.present)
+        (subscription.present.add if signal.data["present"] else subscription.present.discard)(f"{party}:{scope}")
+        after = is_present(party, subscription.present)
+        if after != before:
+            data = signal.data | {"conversation_id": subscription.key[1], "present": after}
+            subscription.put_signal(encode_signal("presence", data))
+
+
+def is_present(party: str, present: set[str]) -> bool:
+    """Whether the party is among those present, each 'party:scope'."""
+    return any(who.startswith(party + ":") for who in present)
 
 
 def encode(row: Any) -> bytes:

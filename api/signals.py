@@ -31,19 +31,24 @@ class Signal:
     event: str
     data: dict[str, Any]
     to: dict[str, int]
+    scope: tuple[str, int] | None = None  # of presence: the kind of stream and its id
 
     @classmethod
     def heard(cls, payload: str) -> Signal:
         """The signal in a notification. Raises ValueError for what is none: anybody can NOTIFY."""
         try:
             fields = json.loads(payload)
-            signal = cls(fields["event"], dict(fields["data"]), {str(k): int(v) for k, v in fields["to"].items()})
-        except (KeyError, TypeError, AttributeError) as error:
+            to = {str(name): int(number) for name, number in fields["to"].items()}
+            scope = (str(fields["scope"][0]), int(fields["scope"][1])) if "scope" in fields else None
+            signal = cls(fields["event"], dict(fields["data"]), to, scope)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(str(error)) from None
         if signal.event not in NAMES:
             raise ValueError(f"no signal is called {signal.event!r}")
         if signal.event == "change" and not isinstance(signal.data.get("chat_id"), int):
             raise ValueError("a change of no chat")
+        if (signal.event == "presence") != (signal.scope is not None):
+            raise ValueError("presence without a scope, or a scope without presence")
         return signal
 
     def encode(self) -> bytes:

@@ -12,28 +12,40 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
-from api.context import engine, feed
-from api.feed import KEYS, PAGE, Feed, Key, Subscription, encode
+from api.context import engine, feed, presence
+from api.feed import KEYS, PAGE, Feed, Key, Subscription, encode, is_present
 from api.fields import LARGEST_ID
+from api.presence import Place
 from api.problems import Problem, field_errors
 from api.requests import query_number
+from api.signals import encode as encode_signal
 from sql.database import query
 
 stream = Blueprint("stream", __name__)
 
 HEARTBEAT_SECONDS = 12.0  # the contract says 15 at most; also how a vanished reader is noticed
+PRESENT_HEARTBEAT_SECONDS = 5.0  # of a reader who says who looks: that one has left is to be seen soon
 LIFETIME_SECONDS = (300.0, 600.0)  # then the reader reconnects: streams spread over the processes again
 STUCK_SECONDS = 60.0
 MOST_STREAMS = 8000  # a process; more are answered 503
 WINDOW = 20_000  # positions that one catch-up read of a client's, an operator's or a store's stream goes over
 
 
+# Who may say that they look through which stream.
+PARTIES = {
+    "conversation_id": ("client", "operator"),
+    "client_id": ("client",),
+    "operator_id": ("operator",),
+    "store_id": ("operator",),
+}
+
+
 @dataclass
 class Start:
-    """Where a stream begins: after `cursor`; `reset` is the event that says so to a reader who asked otherwise."""
+    """Where a stream begins: after `cursor`. `first` is what it begins with: that it was reset, how things stand."""
 
     cursor: int
-    reset: bytes = b""
+    first: bytes = b""
 
 
 @stream.get("/v1/stream")
@@ -41,12 +53,23 @@ def get_stream() -> Response:
     key = _key()
     if feed().streams >= MOST_STREAMS:
         raise Problem(503, "this process has as many streams as it can keep, try again")
+    place = _place(key)
     start = _start()
     source = feed()
     subscription = source.subscribe(key)
+    try:
+        start.first += _conversation_now(source, subscription, place)
+    except BaseException:
+        source.unsubscribe(subscription)
+        raise
     _limit_stuck_writes()
-    response = Response(_events(source, engine(), subscription, start), mimetype="text/event-stream")
+    heartbeat = HEARTBEAT_SECONDS if place is None else PRESENT_HEARTBEAT_SECONDS
+    response = Response(_events(source, engine(), subscription, start, heartbeat), mimetype="text/event-stream")
     response.call_on_close(lambda: source.unsubscribe(subscription))
+    if place is not None:
+        record = presence()
+        record.come(place)
+        response.call_on_close(lambda: record.leave(place))
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the events back
     return response
@@ -67,6 +90,44 @@ def _key() -> Key:
     return given[0], query_number(given[0], 0, 1, LARGEST_ID)
 
 
+def _place(key: Key) -> Place | None:
+    """Who looks through the stream, where the reader has said so by ?as=. Raises Problem 400."""
+    party = request.args.get("as")
+    if party is None:
+        return None
+    if party not in PARTIES[key[0]]:
+        reason = f"expected {' or '.join(PARTIES[key[0]])} for a stream by {key[0]}"
+        raise Problem(400, f"as: {reason}", field_errors("as", reason))
+    return (*key, party)
+
+
+def _conversation_now(source: Feed, subscription: Subscription, place: Place | None) -> bytes:
+    """How a conversation stands as its stream begins: what was read and who is present. Later signals come after it."""
+    name, number = subscription.key
+    if name != "conversation_id":
+        return b""
+    with engine().connect() as connection:
+        row = connection.execute(query("stream_head"), {"conversation_id": number}).one_or_none()
+        if row is None:  # a conversation begins with its first chat
+            return b""
+        source.watch(
+            subscription, (("client_id", row.client_id), ("operator_id", row.operator_id), ("store_id", row.store_id))
+        )
+        row = connection.execute(query("stream_head"), {"conversation_id": number}).one()
+    subscription.present.update(row.present, [f"{place[2]}:{name}"] if place else [])
+    events = []
+    for party, party_id, seq in (
+        ("client", row.client_id, row.client_read),
+        ("operator", row.operator_id, row.operator_read),
+    ):
+        present = is_present(party, subscription.present)
+        state = {"conversation_id": number, "party": party, "id": party_id, "present": present}
+        events.append(encode_signal("presence", state))
+        if seq:
+            events.append(encode_signal("read", {"conversation_id": number, "reader": party, "seq": seq}))
+    return b"".join(events)
+
+
 def _start() -> Start:
     """Where to begin, by Last-Event-ID, ?last_event_id= or ?from=. Unusable cursors are answered in band."""
     given = request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
@@ -84,18 +145,20 @@ def _start() -> Start:
     return Start(first, b"event: reset\nid: %d\ndata: %s\n\n" % (first, json.dumps(text).encode()))
 
 
-def _events(source: Feed, database: sa.Engine, subscription: Subscription, start: Start) -> Iterator[bytes]:
+def _events(
+    source: Feed, database: sa.Engine, subscription: Subscription, start: Start, heartbeat: float
+) -> Iterator[bytes]:
     """The stream: reads the log by the cursor to where the subscription begins, and goes on from its queue."""
     ends_at = time.monotonic() + random.uniform(*LIFETIME_SECONDS)  # noqa: S311  # spreads reconnects
     cursor = start.cursor
     # The id at once: a reader that is cut before its first chat resumes from here.
-    yield b"retry: 1000\nid: %d\n\n" % cursor + start.reset
+    yield b"retry: 1000\nid: %d\n\n" % cursor + start.first
     while not subscription.ended and time.monotonic() < ends_at:
         if cursor < subscription.since:
             for rows in _catch_up(database, subscription.key, cursor, subscription.since):
                 yield b"".join(map(encode, rows))
             cursor = subscription.since
-        taken = subscription.take(HEARTBEAT_SECONDS)
+        taken = subscription.take(heartbeat)
         events = [event for position, event in taken if position > cursor or not position]
         cursor = max([cursor, *(position for position, _ in taken)])
         if subscription.behind:

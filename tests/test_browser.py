@@ -137,8 +137,10 @@ def test_desk_and_window_see_each_others_chats_without_reload(site: Site, shop: 
     expect(row(desk, "Ann").locator(".count")).to_have_text("1 unread")
     expect(desk).to_have_title("(1) Desk · Shoptalk")
     window = live(site.open("/chat/7"))
+    expect(window.locator("#presence")).to_have_text("Here now.")
 
     row(desk, "Ann").click()
+    expect(desk.locator("#presence")).to_contain_text("Here now")
     expect(desk.locator(".chats .theirs .text")).to_have_text("Is my order on its way?")
     expect(row(desk, "Ann").locator(".count")).to_have_count(0)
     expect(desk).to_have_title("Desk · Shoptalk")

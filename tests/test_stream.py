@@ -87,8 +87,9 @@ class Reader:
                 name, _, value = line.rstrip("\n").partition(":")
                 block[name] = value.lstrip()
 
-    def events(self) -> Iterator[Event]:
-        return (block for block in self.blocks() if "data" in block)
+    def events(self, *names: str) -> Iterator[Event]:
+        """The events of these names; of the log, if none is given."""
+        return (block for block in self.blocks() if block.get("event") in (names or ("chat", "reset")))
 
     def chats(self, count: int) -> list[dict[str, Any]]:
         events = self.events()

@@ -1,5 +1,5 @@
--- A conversation's parties' names, its store's zone, and what each party has read.
-select k.username, o.operator_name, s.timezone,
+-- A conversation's parties' names, its store's zone, what each party has read, and who is present.
+select present_in(v) as present, k.username, o.operator_name, s.timezone,
        coalesce((select seq from read_marks m where m.conversation_id = v.conversation_id and reader = 'client'), 0)
            as client_read,
        coalesce((select seq from read_marks m where m.conversation_id = v.conversation_id and reader = 'operator'), 0)
