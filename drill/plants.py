@@ -40,7 +40,7 @@ PLANTS = {
         edits=(
             (
                 "next_in_conversation",
-                """        update conversations c set last_seq = last_seq + 1
+                """        update conversations c set last_seq = last_seq + 1, last_chat_at = shoptalk_now()
          where c.conversation_id = next_in_conversation.conversation_id
         returning * into conversation;
         exit when found;""",

@@ -38,7 +38,7 @@ def make_engine(
 
     A statement waits at most `lock_timeout_seconds` for somebody's lock: a program that thinks with a
     conversation locked must not use up the pool. A caller waits up to 5 s for one of `pool_size` connections
-    and then gets sqlalchemy.exc.TimeoutError.
+    and then gets sqlalchemy.exc.TimeoutError; with 0 there is no pool, and each use is a session of its own.
     """
 
     def connect_and_set() -> psycopg.Connection[tuple[Any, ...]]:
@@ -51,15 +51,15 @@ def make_engine(
         )
         return connection
 
+    pool: dict[str, Any] = {"poolclass": sa.NullPool}
+    if pool_size:
+        pool = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 5, "pool_use_lifo": True}
     engine = sa.create_engine(
         "postgresql+psycopg://",
         creator=connect_and_set,
         isolation_level="AUTOCOMMIT",
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=5,
-        pool_use_lifo=True,
         pool_reset_on_return=None,  # in autocommit there is nothing to roll back
+        **pool,
     )
     sa.event.listen(engine, "checkout", refuse_dead_connection)
     return engine

@@ -24,7 +24,8 @@ class Schedule:
     """The scheduler of one worker, in threads of its own."""
 
     def __init__(self, database_url: str) -> None:
-        self._engine = make_engine(database_url, "shoptalk schedule", pool_size=1)
+        # A session keeps the zones' rules as they were when it first read them: a new one for each look.
+        self._engine = make_engine(database_url, "shoptalk schedule", pool_size=0)
         # Late runs happen, once: one run does whatever was missed.
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         self._scheduler = BackgroundScheduler(timezone=dt.UTC, job_defaults=defaults)
@@ -54,9 +55,6 @@ class Schedule:
         except sa.exc.SQLAlchemyError as error:
             log.warning("keeping_hours_failed reason=%s", str(error).splitlines()[0])
             return
-        finally:
-            # A session keeps the zones' rules as they were when it first read them: look with a new one each time.
-            self._engine.dispose()
         # The database's clock says how long; this machine's only measures it.
         if seconds < CHECK_SECONDS:
             at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
