@@ -1615,7 +1615,7 @@ begin
     end if;
     if mark_read.seq > last then
         raise 'conversation % has only % chats', mark_read.conversation_id, last
-            using errcode = '22003', column = 'seq';
+            using errcode = 'ST409', column = 'seq';
     end if;
     insert into read_marks as m (conversation_id, reader, seq)
     values (mark_read.conversation_id, mark_read.reader, mark_read.seq)

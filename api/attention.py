@@ -30,7 +30,7 @@ _typed_at: dict[tuple[int, str], float] = {}
     "Say up to which chat a party has read; never goes back",
     takes=ReadIn,
     gives=answers.ReadMark,
-    problems=(400, 404, 413, 415),
+    problems=(400, 404, 409, 413, 415),
 )
 def put_read(conversation_id: str) -> Response:
     mark = parse(ReadIn, body())

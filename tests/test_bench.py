@@ -14,7 +14,8 @@ from tests.conftest import ROOT
 
 ROWS = [
     *("drain", "takeover", "uneven", "enqueue", "live", "live-p99", "latency-p50", "latency-p99"),
-    *("post", "get", "bulk", "snapshot", "history-get", "history-claim", "history-post", "memory-worker", "memory-web"),
+    *("post", "get", "bulk", "snapshot", "flood", "flood-p99"),
+    *("history-get", "history-claim", "history-post", "memory-worker", "memory-web"),
 ]
 
 

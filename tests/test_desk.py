@@ -176,7 +176,7 @@ def test_a_read_mark_never_goes_back(shop: Connection, client: FlaskClient) -> N
         enqueue(shop, 7, "x")
     assert [mark(client, 7, "client", seq).get_json()["seq"] for seq in (2, 1, 3, 3)] == [2, 2, 3, 3]
     assert client.get("/v1/conversations/7").get_json()["read"] == {"client": 3, "operator": 0}
-    assert at_fault(mark(client, 7, "client", 4)) == {"seq"}
+    assert at_fault(mark(client, 7, "client", 4), 409) == {"seq"}
     problem(mark(client, 8, "client", 1), 404)
     problem(client.put("/v1/conversations/x/read", json={"reader": "client", "seq": 1}), 404)
 
