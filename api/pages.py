@@ -26,6 +26,11 @@ def desk() -> Response:
     return _file("desk.html")
 
 
+@pages.get("/desk/hours")
+def hours() -> Response:
+    return _file("hours.html")
+
+
 @pages.get("/chat/<conversation_id>")
 def chat_window(conversation_id: str) -> Response:
     path_id(conversation_id, NO_SUCH_PAGE)

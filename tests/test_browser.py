@@ -355,6 +355,7 @@ def test_axe_finds_nothing_on_any_page_light_or_dark(site: Site, shop: Connectio
         "/desk?operator_id=2#queue": ".queue .figure",
         "/chat/20": ".cancelled .text",
         "/desk": "#number",
+        "/desk/hours?store_id=2": ".cells",
     }.items():
         page = site.open(path)
         expect(page.locator(ready).first).to_be_visible()
@@ -362,6 +363,68 @@ def test_axe_finds_nothing_on_any_page_light_or_dark(site: Site, shop: Connectio
             page.emulate_media(color_scheme=scheme)
             found = Axe().run(page).response["violations"]
             assert [(path, scheme, rule["id"], node["html"]) for rule in found for node in rule["nodes"]] == []
+
+
+# Hours ---------------------------------------------------------------------------------------------
+
+
+def test_a_shop_owner_changes_the_week_and_sees_before_what_would_move(site: Site, shop: Connection) -> None:
+    close_store(shop)
+    held = enqueue(shop, 20, "At night", operator=2)
+    desk = live(site.open("/desk?store_id=2"))
+    desk.get_by_role("link", name="Hours").click()
+    expect(desk.get_by_role("heading", name="Hours of store 2")).to_be_visible()
+    expect(desk.locator("#preview")).to_have_text("As saved.")
+
+    # Written by the keyboard, as people write it; and then wrong, which the field says.
+    field = desk.get_by_label("Monday from")
+    field.fill("930")
+    field.press("Tab")
+    expect(field).to_have_value("09:30")
+    desk.get_by_label("Monday to").fill("25")
+    desk.get_by_label("Monday to").press("Tab")
+    expect(desk.locator("[data-problem='weekly.mon']")).to_be_visible()
+    expect(desk.get_by_role("button", name="Save the hours")).to_be_disabled()
+    desk.get_by_role("button", name="Undo").click()
+    expect(desk.locator("#preview")).to_have_text("As saved.")
+
+    # Open round the clock, by dragging over each day: what is held would go now.
+    for cells in desk.locator(".cells").all():
+        box = cells.bounding_box()
+        assert box is not None
+        for step in ("down", "up"):
+            desk.mouse.move(box["x"] + (2 if step == "down" else box["width"] - 2), box["y"] + box["height"] / 2)
+            getattr(desk.mouse, step)()
+    expect(desk.get_by_label("Sunday to")).to_have_value("24:00")
+    expect(desk.locator("#preview")).to_contain_text("1 held chat would go")
+    assert shop.execute("select state from chat_states where chat_id = %s", [held.chat_id]).fetchone() == ("held",)
+
+    desk.get_by_role("button", name="Add a day").click()
+    desk.get_by_label("How often").select_option("Every year")
+    desk.get_by_label("Month and day").fill("12-25")
+    desk.get_by_label("Name").fill("Christmas")
+    desk.get_by_label("Name").press("Tab")
+    desk.get_by_role("button", name="Save the hours").click()
+    expect(desk.locator("#preview")).to_contain_text("Saved. 1 held chat now goes")
+    hours = desk.request.get(site.address("/v1/stores/2/hours")).json()
+    assert hours["weekly"]["sun"] == [["00:00", "24:00"]]
+    assert hours["exceptions"] == [{"yearly": "12-25", "name": "Christmas", "spans": []}]
+    expect(desk.locator("#store")).to_contain_text("Open")
+    eventually(lambda: shop.execute("select count(*) from sent_log").fetchone() == (1,))
+
+
+def test_public_holidays_are_added_closed_and_only_saved_with_the_rest(site: Site, shop: Connection) -> None:
+    page = site.open("/desk/hours?store_id=2")
+    page.get_by_label("Country").fill("de")
+    page.get_by_label("Year").fill("2027")
+    page.get_by_role("button", name="Add public holidays").click()
+    expect(page.locator("#holidays-said")).to_contain_text("days added, closed.")
+    expect(page.locator(".different").first.get_by_text("Closed")).to_be_visible()
+    expect(page.locator("#preview")).to_contain_text("Not saved yet.")
+    assert shop.execute("select count(*) from store_exceptions").fetchone() == (0,)
+    page.get_by_label("Country").fill("XX")
+    page.get_by_role("button", name="Add public holidays").click()
+    expect(page.locator("#holidays-said")).to_contain_text("country")
 
 
 # Around the pages ------------------------------------------------------------------------------------

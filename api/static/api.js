@@ -8,6 +8,7 @@ export class Refused extends Error {
   constructor(status, problem) {
     super(problem.detail ?? `the server answered ${status}`);
     this.status = status;
+    this.errors = problem.errors ?? []; // [{field, reason}]
   }
 }
 

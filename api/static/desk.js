@@ -198,6 +198,7 @@ async function begin() {
     return pick(error.message);
   }
   byId("who").textContent = remember(kind, number, list.items[0]);
+  byId("to-hours").search = `store_id=${kind === "store_id" ? number : (list.items[0]?.store_id ?? "")}`;
   byId("places").hidden = false;
   prepareKeys();
   addEventListener("hashchange", route);
