@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import delays, drains, flood, flows, history, memory, web
+from bench import delays, drains, flood, flows, history, memory, stream, web
 from bench.figures import Row, table
 from bench.stage import FULL, QUICK, SMOKE, Stage
 
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[Stage], Sequence[Row]]] = {
     "enqueue": flows.enqueue,
     "live": flows.live,
     "latency": delays.latency,
+    "stream": stream.run,
     "http": web.run,
     "bulk": web.bulk,
     "snapshot": flows.snapshot,

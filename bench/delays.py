@@ -35,7 +35,7 @@ def latency(stage: Stage) -> list[Row]:
         return percentile(ours[-1], 50)
 
     def measure_bare() -> float:
-        others.append(_round_trips(stage))
+        others.append(round_trips(stage))
         return percentile(others[-1], 50)
 
     values = rounds(stage, "latency", {OURS: measure_ours, bare: measure_bare})
@@ -91,7 +91,7 @@ def transactions(prefix: Path) -> Iterator[tuple[int, float]]:
             yield int(client) * 10_000_000 + int(serial), int(second) + int(microsecond) / 1e6
 
 
-def _round_trips(stage: Stage) -> list[float]:
+def round_trips(stage: Stage) -> list[float]:
     """Milliseconds that NOTIFY takes to another process and back, 50 times a second."""
     spawn = multiprocessing.get_context("spawn")
     trips = []

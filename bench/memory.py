@@ -20,7 +20,7 @@ def run(stage: Stage) -> list[Row]:
         for turn in range(6):
             for requests, connections in ((web.posts(stage), 16), (web.gets(stage), 16), (web.lists(stage), 1)):
                 web.load(port, requests, stage.sizes.memory_seconds / 15, connections)
-            after = {"worker": _megabytes(worker.pid), "web": sum(map(_megabytes, _children(gunicorn.pid)))}
+            after = {"worker": megabytes(worker.pid), "web": sum(map(megabytes, children(gunicorn.pid)))}
             before = before or after
             stage.say(f"memory, part {turn + 1} of 6: worker {after['worker']:.0f} MB, web {after['web']:.0f} MB")
     return [
@@ -35,13 +35,15 @@ def run(stage: Stage) -> list[Row]:
     ]
 
 
-def _megabytes(pid: int) -> float:
+def megabytes(pid: int) -> float:
+    """Resident memory of the process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     return 0.0
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that it has started."""
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
     return [int(line) for line in found.stdout.split()]

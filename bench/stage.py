@@ -44,13 +44,14 @@ class Sizes:
     memory_seconds: float
     history: int
     held: int
+    streams: int  # open at once
     peers: bool = True
     warm_up: bool = True
 
 
-FULL = Sizes(3, 100_000, 1000, 4, 8, 12, 60, 10, 60, 10_000_000, 1_000_000)
-QUICK = Sizes(2, 30_000, 1000, 0.7, 1, 1, 12, 2, 2, 500_000, 50_000, warm_up=False)
-SMOKE = Sizes(1, 2_000, 20, 0.3, 1, 0.5, 0.5, 0.2, 0.3, 2_000, 1_000, peers=False, warm_up=False)
+FULL = Sizes(3, 100_000, 1000, 4, 8, 12, 60, 10, 60, 10_000_000, 1_000_000, 5000)
+QUICK = Sizes(2, 30_000, 1000, 0.7, 1, 1, 12, 2, 2, 500_000, 50_000, 1000, warm_up=False)
+SMOKE = Sizes(1, 2_000, 20, 0.3, 1, 0.5, 0.5, 0.2, 0.3, 2_000, 1_000, 20, peers=False, warm_up=False)
 
 
 class Stage:
@@ -147,13 +148,15 @@ class Stage:
             yield process
 
     @contextlib.contextmanager
-    def web(self, url: str, app: str = "api.app:create_app()") -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-        """Two gunicorn processes with the app, as the Procfile starts them; its port."""
+    def web(
+        self, url: str, app: str = "api.app:create_app()", processes: int = 2
+    ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+        """Gunicorn processes with the app, as the Procfile starts them; its port."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
         command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "--log-level", "warning", app]
-        env = {"DATABASE_URL": url, "HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": "2"}
+        env = {"DATABASE_URL": url, "HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": str(processes)}
         env["SHOPTALK_API_KEYS"] = ""
         with self.process(command, signal.SIGQUIT, **env) as process:
             await_(lambda: _accepts(port), process)

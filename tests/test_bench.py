@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 
 ROWS = [
     *("drain", "takeover", "uneven", "enqueue", "live", "live-p99", "latency-p50", "latency-p99"),
+    *("stream-p50", "stream-p99", "streams"),
     *("post", "get", "bulk", "snapshot", "flood", "flood-p99"),
     *("history-get", "history-claim", "history-post", "memory-worker", "memory-web"),
 ]
