@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import re
 import signal
 import socket
+import struct
 import threading
 import urllib.parse
 from collections import defaultdict
@@ -238,6 +240,32 @@ def test_a_reader_that_does_not_read_falls_behind_and_misses_nothing(shop: Conne
     quick.close()
 
 
+def test_a_reader_that_takes_a_byte_at_a_time_holds_up_nobody_and_misses_nothing(shop: Connection, web: Web) -> None:
+    slow, quick = web.open("conversation_id=7").begin(), web.open("conversation_id=7").begin()
+    text = ""
+    for number in range(1, 201):
+        send(shop)
+        assert quick.chats(1)[0]["seq"] == number
+        text += slow.lines.read(1)
+    while '"seq": 200,' not in text:
+        text += slow.lines.readline()
+    assert re.findall(r'"seq": (\d+),', text) == [str(number) for number in range(1, 201)]
+    slow.close()
+    quick.close()
+
+
+def test_a_cursor_of_another_stream_is_a_place_in_the_same_log(shop: Connection, web: Web) -> None:
+    send(shop, 7, "before")
+    other = web.open("conversation_id=8").begin()
+    send(shop, 8)
+    other.chats(1)
+    send(shop, 7, "after")
+    other.close()
+    reader = web.open("conversation_id=7", "2")
+    assert reader.chats(1)[0]["payload"] == "after"
+    reader.close()
+
+
 def test_sigterm_ends_a_thousand_streams_within_three_seconds(shop: Connection, web: Web) -> None:
     readers = [web.open("conversation_id=7").begin() for _ in range(1000)]
     send(shop)
@@ -253,9 +281,11 @@ def test_sigterm_ends_a_thousand_streams_within_three_seconds(shop: Connection, 
         reader.close()
 
 
-def test_streams_of_readers_that_vanished_are_forgotten(shop: Connection, web: Web) -> None:
-    for _ in range(200):
-        web.open("conversation_id=7").begin().close()
+def test_streams_of_a_thousand_readers_that_vanished_are_forgotten(shop: Connection, web: Web) -> None:
+    vanishing = [web.open("conversation_id=7").begin() for _ in range(1000)]
+    for gone in vanishing:  # without a goodbye
+        gone.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()
     reader = web.open("conversation_id=7").begin()
     for _ in range(3):  # a write to a closed connection fails at the second attempt
         send(shop)
@@ -292,27 +322,31 @@ def test_a_body_that_ends_early_or_is_cut_into_no_chunks_is_refused(web: Web, re
 CHATS, CONVERSATIONS = 10_000, 200
 
 
+def read_some(port: int, query: str, cursor: str, most: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(cursor, chat) of each whole event in the first `most` bytes of a stream, which is cut there, at any place."""
+    with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        connection.sendall(f"GET /v1/stream?{query} HTTP/1.0\r\nLast-Event-ID: {cursor}\r\n\r\n".encode())
+        text = b""
+        while most > 0 and (more := connection.recv(min(most, 65536))):
+            most -= len(more)
+            *blocks, text = (text + more).split(b"\n\n")
+            for block in blocks:
+                fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line)
+                if fields.get(b"event") == b"chat":
+                    yield fields[b"id"].decode(), json.loads(fields[b"data"])
+
+
 def follow(web: Web, query: str, done: threading.Event, seen: list[tuple[int, int]]) -> None:
-    """A reader that reconnects with its last id through everything, and now and then hangs up by itself."""
+    """A reader that reconnects with its last id through everything, and cuts itself at a random byte."""
     cursor = "0"
     cut = random.Random(query)
     while not done.is_set():
         try:
-            reader = web.open(query, cursor)
-        except (OSError, ValueError, IndexError):
+            for after, chat in read_some(web.port, query, cursor, cut.randint(1, 200_000)):
+                seen.append((chat["conversation_id"], chat["seq"]))
+                cursor = after
+        except OSError:
             continue
-        if reader.status == 200:
-            reader.socket.settimeout(1)
-            try:
-                for event in reader.events():
-                    chat = json.loads(event["data"])
-                    seen.append((chat["conversation_id"], chat["seq"]))
-                    cursor = event["id"]
-                    if cut.random() < 0.002:
-                        reader.socket.shutdown(socket.SHUT_RDWR)
-            except (OSError, ValueError):
-                pass
-        reader.close()
 
 
 def produce(url: str, chats: int, seed: int) -> None:
