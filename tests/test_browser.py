@@ -168,7 +168,7 @@ def test_a_conversation_begins_in_the_window_and_comes_into_the_stores_list(site
     expect(window.locator(".theirs .text")).to_have_text("Yes.")
 
 
-def test_a_held_chat_is_shown_with_its_time_and_can_be_cancelled(site: Site, shop: Connection) -> None:
+def test_a_held_chat_is_shown_with_its_time_and_can_be_edited_and_cancelled(site: Site, shop: Connection) -> None:
     shop.execute("update stores set timezone = 'Asia/Tokyo' where store_id = 2")
     close_store(shop)
     desk = live(site.open("/desk?operator_id=2"))
@@ -182,13 +182,20 @@ def test_a_held_chat_is_shown_with_its_time_and_can_be_cancelled(site: Site, sho
     expect(desk.locator(".chat.held .standing")).to_contain_text(f"at {opens[0]} (Tokyo time)")
     expect(desk.locator("#store")).to_contain_text("Closed, opens")
 
+    held.get_by_role("button", name="Edit").click()
+    expect(window.locator("#composer")).to_have_value("It is late, I know")
+    say(window, "It is late, I am sorry")
+    for page in (window, desk):
+        expect(page.locator(".chat.held .text")).to_have_text("It is late, I am sorry")
+    expect(window.locator("#composer")).to_have_value("")
+
     held.get_by_role("button", name="Cancel").click()
     expect(window.locator(".chat.cancelled .standing")).to_have_text("Cancelled, not sent")
     expect(desk.locator(".chat.cancelled .standing")).to_have_text("Cancelled before it was sent")
     # What the operator writes meanwhile is nothing that the client sees before the store opens.
     say(desk, "Tomorrow")
     expect(desk.locator(".mine.held .text")).to_have_text("Tomorrow")
-    expect(window.locator(".chats .text")).to_have_text(["It is late, I know"])
+    expect(window.locator(".chats .text")).to_have_text(["It is late, I am sorry"])
 
 
 def test_text_is_text(site: Site, shop: Connection) -> None:

@@ -14,6 +14,7 @@ export class Composer {
   #key;
   #on;
   #typed = 0;
+  #save = null; // while a chat is edited: what takes its new text
 
   /** `on`: send(text) and typing(). */
   constructor(key, label, on) {
@@ -39,8 +40,25 @@ export class Composer {
     this.field.focus();
   }
 
+  /** Edits the text of a chat that is there already: `save` gets the new one. Escape leaves it as it was. */
+  edit(text, save) {
+    this.#save = save;
+    this.button.textContent = "Save";
+    this.field.value = text;
+    this.#fit();
+    this.focus();
+  }
+
+  /** Back to writing, with the draft that was there. */
+  #endEdit() {
+    this.#save = null;
+    this.button.textContent = "Send";
+    this.field.value = kept(this.#key, "");
+    this.#fit();
+  }
+
   #input() {
-    keep(this.#key, this.field.value);
+    if (!this.#save) keep(this.#key, this.field.value);
     this.#fit();
     if (!this.field.value.trim() || Date.now() - this.#typed < TYPING_EVERY_MS) return;
     this.#typed = Date.now();
@@ -48,6 +66,10 @@ export class Composer {
   }
 
   #press(event) {
+    if (event.key === "Escape" && this.#save) {
+      event.stopPropagation();
+      return this.#endEdit();
+    }
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch.matches) return;
     event.preventDefault();
     this.#send();
@@ -56,6 +78,10 @@ export class Composer {
   #send() {
     const text = this.field.value.trim();
     if (!text || [...text].length > LONGEST) return;
+    if (this.#save) {
+      this.#save(text);
+      return this.#endEdit();
+    }
     this.#on.send(text);
     this.field.value = "";
     this.#typed = 0;

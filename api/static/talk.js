@@ -80,23 +80,33 @@ export class Talk {
   #accepted(chat) {
     this.conversation.put(chat);
     if (chat.state === "held") {
-      announce(`The store is closed. Your message goes at ${when(chat.release_at, this.conversation.timezone)}.`);
+      const goes = chat.release_at && ` Your message goes at ${when(chat.release_at, this.conversation.timezone)}.`;
+      announce(`The store is closed.${goes ?? ""}`);
     }
     this.#on.accepted(chat);
   }
 
   cancel = async (chat) => {
+    await this.#change("DELETE", chat, undefined, "Cancelled");
+    this.composer.focus();
+  };
+
+  /** Lets the person change the text of a chat that still waits. */
+  edit = (chat) => {
+    this.composer.edit(chat.payload, (payload) => this.#change("PATCH", chat, { payload }, "Changed"));
+  };
+
+  async #change(method, chat, body, done) {
     try {
-      const { data } = await call("DELETE", `/v1/chats/${chat.chat_id}`);
+      const { data } = await call(method, `/v1/chats/${chat.chat_id}`, body);
       this.conversation.put(data);
-      announce("Cancelled");
+      announce(done);
     } catch (error) {
-      this.#on.problem(error instanceof Refused ? error.message : "Could not cancel: no connection. Try again.");
+      this.#on.problem(error instanceof Refused ? error.message : "That did not work: no connection. Try again.");
       await this.#ignoring(this.load());
     }
     this.changed();
-    this.composer.focus();
-  };
+  }
 
   /** Says to the server how far this party has read: what is at the end, on a tab that is looked at. */
   markRead = async () => {

@@ -140,11 +140,14 @@ export class Thread {
     if (!text) return mark && el("p", { class: "standing small muted" }, mark);
     const waits = mine && (chat.state === "held" || chat.state === "queued");
     const line = el("p", { class: `standing small ${chat.state}` }, !saidBelow && el("span", {}, text));
-    if (waits) line.append(this.#cancel(chat));
+    const button = (label, act) => el("button", { class: "small", type: "button", onclick: () => act(chat) }, label);
+    if (waits && chat.state === "held") line.append(button("Edit", this.#talk.edit));
+    if (waits) line.append(button("Cancel", this.#talk.cancel));
     return line;
   }
 
   #words({ state, release_at }, mine) {
+    if (state === "held" && !release_at) return "Held: the store has no opening ahead";
     if (state === "held") {
       const at = when(release_at, this.#talk.conversation.timezone);
       if (this.#talk.party === "client") return `The store opens ${plainly(at)}, your message goes then.`;
@@ -155,10 +158,6 @@ export class Thread {
       failed: "Could not be sent",
       cancelled: mine ? "Cancelled, not sent" : "Cancelled before it was sent",
     }[state];
-  }
-
-  #cancel(chat) {
-    return el("button", { class: "small", type: "button", onclick: () => this.#talk.cancel(chat) }, "Cancel");
   }
 
   /** A chat that the API has not accepted yet. */
