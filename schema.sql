@@ -1065,7 +1065,7 @@ begin
           from claimed c
     ), judged as materialized (
         select n.*, max(n.due_at) over earlier as goes_at, bool_and(
-                   (n.urgent or at >= s.opens_at and at < s.closes_at
+                   (n.urgent or (select at >= s.opens_at and at < s.closes_at from stores s where s.store_id = n.store_id)
                                 and (n.client_id is null or not is_quiet(n.client_id, at)))
                    and (n.before = n.seq - 1
                         or coalesce((select true from sent_log l
@@ -1075,7 +1075,7 @@ begin
                                         and p.seq > n.before and p.seq < n.seq limit 1),
                                     true))
                ) over earlier as may_go
-          from neighbours n join stores s using (store_id)
+          from neighbours n
         window earlier as (partition by n.conversation_id order by n.seq)
     ), acked as (
         delete from chat_queue q using judged j where j.may_go and q.ctid = j.pointer

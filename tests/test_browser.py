@@ -299,6 +299,24 @@ def test_a_chat_whose_answer_was_lost_is_not_sent_twice(site: Site, shop: Connec
     assert shop.execute("select payload from chats order by seq").fetchall() == [("one",), ("two",), ("three",)]
 
 
+def test_a_chat_that_is_streamed_before_its_post_is_answered_is_shown_once(site: Site, shop: Connection) -> None:
+    enqueue(shop, 7, "one")
+    window = live(site.open("/chat/7"))
+    late = []
+    window.route("**/v1/chats", lambda route: late.append((route, route.fetch())))
+    say(window, "two")
+    expect(window.locator(".mine .text")).to_have_text(["one", "two"])
+    expect(window.locator(".unsent")).to_have_count(0)  # which it can have from the stream alone
+    route, answer = late.pop()
+    with window.expect_response("**/v1/chats"):
+        route.fulfill(response=answer)
+    window.unroute_all()
+    say(window, "three")
+    expect(window.locator(".mine .text")).to_have_text(["one", "two", "three"])
+    expect(window.locator(".unsent")).to_have_count(0)
+    assert shop.execute("select payload from chats order by seq").fetchall() == [("one",), ("two",), ("three",)]
+
+
 # Hands and eyes --------------------------------------------------------------------------------------
 
 

@@ -53,16 +53,19 @@ class LogReader:
         return self.chats
 
 
-def produce(database: str, conversations: range, chats: int) -> list[int]:
-    """Enqueues that many chats one by one, round the conversations; answers their ids."""
+def produce(database: str, conversations: range, chats: int, enough: threading.Event) -> list[int]:
+    """Enqueues that many chats one by one, round the conversations, and on until it is enough; answers their ids."""
+    ids = list[int]()
     with psycopg.connect(database, autocommit=True) as db:
-        return [enqueue(db, random.choice(conversations)).chat_id for _ in range(chats)]
+        while len(ids) < chats or not enough.is_set():
+            ids.append(enqueue(db, random.choice(conversations)).chat_id)
+    return ids
 
 
-def post_lists(client: FlaskClient, conversations: range, chats: int) -> list[int]:
+def post_lists(client: FlaskClient, conversations: range, chats: int, enough: threading.Event) -> list[int]:
     """The same over REST, in lists of a hundred."""
-    ids = []
-    for _ in range(chats // 100):
+    ids = list[int]()
+    while len(ids) < chats or not enough.is_set():
         body = [
             {"conversation_id": random.choice(conversations), "client_id": 1, "operator_id": 1, "payload": "hi"}
             for _ in range(100)
@@ -72,16 +75,22 @@ def post_lists(client: FlaskClient, conversations: range, chats: int) -> list[in
     return ids
 
 
-def kill_one_after_another(workers: list[Process], start_one: Callable[[], Process], until: threading.Event) -> int:
+def kill_one_after_another(
+    workers: list[Process], start_one: Callable[[], Process], until: threading.Event, enough: threading.Event
+) -> None:
     """A kill every half second, or as soon as the one before has its successor: three of four are always up."""
     kills = 0
-    while not until.wait(0.5):
-        victim = workers.pop(0)
-        assert victim.end(signal.SIGKILL) == -signal.SIGKILL
-        workers.append(start_one())
-        workers[-1].expect("started")
-        kills += 1
-    return kills
+    try:
+        while not until.wait(0.5):
+            victim = workers.pop(0)
+            assert victim.end(signal.SIGKILL) == -signal.SIGKILL
+            workers.append(start_one())
+            workers[-1].expect("started")
+            kills += 1
+            if kills == 5:
+                enough.set()
+    finally:
+        enough.set()
 
 
 def test_four_workers_killed_twice_a_second_lose_repeat_and_disorder_nothing(
@@ -94,21 +103,21 @@ def test_four_workers_killed_twice_a_second_lose_repeat_and_disorder_nothing(
     workers = [start_one() for _ in range(4)]
     for worker in workers:
         worker.expect("listening")
-    done = threading.Event()
+    done, enough = threading.Event(), threading.Event()
     with ThreadPoolExecutor(5) as pool:
-        killing = pool.submit(kill_one_after_another, workers, start_one, done)
-        jobs = [pool.submit(produce, database, range(1, 501), 4000) for _ in range(3)]
-        jobs.append(pool.submit(post_lists, client, range(1, 501), 8000))
+        killing = pool.submit(kill_one_after_another, workers, start_one, done, enough)
+        jobs = [pool.submit(produce, database, range(1, 501), 3000, enough) for _ in range(3)]
+        jobs.append(pool.submit(post_lists, client, range(1, 501), 8000, enough))
         try:
             accepted = [chat_id for job in jobs for chat_id in job.result()]
             eventually(lambda: shop.execute("select count(*) from chat_queue").fetchone() == (0,))
         finally:
             done.set()
-        assert killing.result() >= 3
+        killing.result()
     eventually(lambda: len(reader.chats) >= len(accepted))
     seen = reader.end()
 
-    assert len(accepted) == 20_000
+    assert len(accepted) >= 17_000
     assert sorted(chat_id for chat_id, _, _ in seen) == sorted(accepted)
     order: dict[int, list[int]] = defaultdict(list)
     for _, conversation, seq in seen:

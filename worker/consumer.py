@@ -15,7 +15,13 @@ from worker.bell import Bell
 
 log = logging.getLogger("shoptalk.worker")
 
-BATCH_SIZE = 500  # chats a transaction; measured: smaller is slower, larger makes the next sender wait
+# Chats a transaction. Measured: smaller is slower, larger makes the next chat wait for the commit. So it grows only
+# while a backlog of live chats fills it, when waiting is what all do; and it shrinks where a flood of held chats is
+# released beside live ones, which wait for no more than one batch of it.
+BATCH_SIZE = 500
+LARGEST_BATCH_SIZE = 4000
+SIZE_BESIDE_LIVE = 200
+LIVE_LATELY_SECONDS = 1.0
 # The claim starts a little below the last instant sent and so spares itself the dead rows in front. What
 # commits later than this after its instant is found by a look from the very start: every second, or
 # seldomer where walking the dead rows has become dear (somebody keeps an old snapshot open).
@@ -37,6 +43,8 @@ class Consumer:
         self._stopping = threading.Event()
         self._floor = dict(FROM_THE_START)
         self._next_full_look = 0.0
+        self._batch_size = BATCH_SIZE
+        self._live_at = float("-inf")
 
     def stop(self) -> None:
         """Lets the batch in hand end and then ends run(). Safe in a signal handler."""
@@ -47,27 +55,24 @@ class Consumer:
         """Sends until told to stop; outlives every trouble of the database."""
         while not self._stopping.is_set():
             try:
-                claimed = self._send_batch()
+                report = self._send_batch()
             except sa.exc.SQLAlchemyError as error:
                 self._trouble(error)
             else:
-                if claimed is None:
+                if report is None:
                     self.bell.pause(STAND_BY_SECONDS)
-                elif claimed < BATCH_SIZE:
-                    self.bell.wait(worked=claimed > 0)
+                elif not self._choose_size(report):
+                    self.bell.wait(worked=report.claimed > 0)
         self.bell.close()
         self._engine.dispose()
 
-    def _send_batch(self) -> int | None:
-        """Sends one batch and answers how many chats it claimed, BATCH_SIZE if there may be more.
-
-        None while another worker sends.
-        """
+    def _send_batch(self) -> sa.Row[Any] | None:
+        """Sends one batch and answers what became of it; None while another worker sends."""
         started = time.monotonic()
         full_look = started >= self._next_full_look
         floor = FROM_THE_START if full_look else self._floor
         with self._engine.connect() as connection:
-            report = connection.execute(query("send_chats"), {"batch_size": BATCH_SIZE, **floor}).one()
+            report = connection.execute(query("send_chats"), {"batch_size": self._batch_size, **floor}).one()
         if report.claimed is None:
             return None
         if report.failed:
@@ -76,9 +81,21 @@ class Consumer:
             took = time.monotonic() - started
             self._next_full_look = time.monotonic() + max(FULL_LOOK_SECONDS, took * FULL_LOOK_SHARE)
         self._raise_floor(report)
-        if report.held_until is not None and report.claimed > BATCH_SIZE // 5:
-            return BATCH_SIZE  # beside live chats it takes few of the held: more may wait
-        return int(report.claimed)
+        return report
+
+    def _choose_size(self, report: sa.Row[Any]) -> bool:
+        """Sets the next batch's size by what this one met in the two lanes; false: neither has more."""
+        live, held = report.live_until is not None, report.held_until is not None
+        full = report.claimed >= self._batch_size
+        if live:
+            self._live_at = time.monotonic()
+        if live and full:
+            self._batch_size = min(2 * self._batch_size, LARGEST_BATCH_SIZE)
+        elif held and time.monotonic() - self._live_at < LIVE_LATELY_SECONDS:
+            self._batch_size = SIZE_BESIDE_LIVE
+        else:
+            self._batch_size = BATCH_SIZE
+        return full or (live and held)  # beside live chats it takes few of the held: more may wait
 
     def _raise_floor(self, report: sa.Row[Any]) -> None:
         """The next claim starts where this one ended, lane by lane; from the very start if something is below."""
