@@ -215,8 +215,9 @@ create table chat_queue (
 -- Two lanes, so that live chats do not wait behind a night's flood: the claim is exactly one range of each index.
 -- Ties go by seq, never by the caller's chat_id: so the order agrees with each conversation's, and at an
 -- opening every conversation's first chat goes first.
+-- The held come due by the thousand at one instant: there the conversation keeps apart what a claim has done with.
 create index chat_queue_live on chat_queue (due_at, seq) where held_since is null;
-create index chat_queue_held on chat_queue (due_at, seq) where held_since is not null;
+create index chat_queue_held on chat_queue (due_at, seq, conversation_id) where held_since is not null;
 
 -- What was sent, in the order of sending. position has no gaps and is commit order (it is given under
 -- the sender's lock), so a reader at position n has seen everything below n. Append only.
@@ -996,21 +997,26 @@ create trigger chat_queue_bell before insert on chat_queue
 
 -- Sending: send_chats() -------------------------------------------------------------------------------
 
--- From where on the claim looks, in each lane. Held chats come due by the thousand at one instant, so among those
--- it goes by seq too.
+-- From where on the claim looks, in each lane. Held chats come due by the thousand at one instant, so there it is
+-- the whole key: by (due_at, seq) alone each claim walked the thousands of dead rows of one seq.
 create type queue_floor as (
     live_from timestamptz,
     held_from timestamptz,
-    held_from_seq integer
+    held_from_seq integer,
+    held_from_conversation integer
 );
 
 create type send_report as (
     claimed integer,          -- pointers claimed
     sent integer,             -- of them, moved to the log
     failed integer,           -- of them, whose sending raised (retried later, or dead-lettered)
-    live_until timestamptz,   -- the last due_at claimed in the live lane; null when there was none
-    held_until timestamptz,   -- the last due_at and seq claimed in the held lane
+    -- From where the next claim may look; null when nothing of the lane was claimed. In the live lane that is the
+    -- last due_at, but a second ago at most: what was enqueued since may not be committed yet. In the held lane it
+    -- is the last (due_at, seq, conversation_id).
+    live_until timestamptz,
+    held_until timestamptz,
     held_until_seq integer,
+    held_until_conversation integer,
     below_floor boolean       -- a chat waits for an earlier one that is due below the floor
 );
 
@@ -1031,13 +1037,15 @@ create type send_report as (
 create function send_claimed(
     batch_size integer, floor queue_floor, at timestamptz, chosen tid,
     out claimed integer, out sent integer,
-    out live_until timestamptz, out held_until timestamptz, out held_until_seq integer,
+    out live_until timestamptz,
+    out held_until timestamptz, out held_until_seq integer, out held_until_conversation integer,
     out waiting_conversations integer[], out waiting_seqs integer[])
 language plpgsql volatile as $$
 declare
     live_from timestamptz := floor.live_from;
     held_from timestamptz := floor.held_from;
     held_from_seq integer := floor.held_from_seq;
+    held_from_conversation integer := floor.held_from_conversation;
 begin
     with live as materialized (
         select q.ctid as pointer, q.*
@@ -1049,9 +1057,9 @@ begin
     ), held as materialized (
         select q.ctid as pointer, q.*
           from chat_queue q
-         where q.held_since is not null and (q.due_at, q.seq) >= (held_from, held_from_seq) and q.due_at <= at
-           and chosen is null
-         order by q.due_at, q.seq
+         where q.held_since is not null and q.due_at <= at and chosen is null
+           and (q.due_at, q.seq, q.conversation_id) >= (held_from, held_from_seq, held_from_conversation)
+         order by q.due_at, q.seq, q.conversation_id
          limit case when exists (select from live) then greatest(batch_size / 5, 1) else batch_size end
            for update skip locked
     ), claimed as (
@@ -1085,12 +1093,14 @@ begin
                chat_id, conversation_id, seq, at
           from judged where may_go
     ), last_held as (
-        select due_at, seq from held order by due_at desc, seq desc limit 1
+        select due_at, seq, conversation_id from held order by due_at desc, seq desc, conversation_id desc limit 1
     )
-    select count(*), count(*) filter (where may_go), max(due_at) filter (where held_since is null),
-           (select due_at from last_held), (select seq from last_held),
+    select count(*), count(*) filter (where may_go),
+           least(max(due_at) filter (where held_since is null), at - interval '1 second'),
+           (select due_at from last_held), (select seq from last_held), (select conversation_id from last_held),
            array_agg(conversation_id) filter (where not may_go), array_agg(seq) filter (where not may_go)
-      into claimed, sent, live_until, held_until, held_until_seq, waiting_conversations, waiting_seqs
+      into claimed, sent, live_until, held_until, held_until_seq, held_until_conversation,
+           waiting_conversations, waiting_seqs
       from judged;
 end $$;
 
@@ -1164,7 +1174,8 @@ begin
                case when not q.urgent and at < s.closes_at and at >= s.closed_since
                     then release_at(q.store_id, q.client_id, at) end as opening,
                case when b.held_since is null then b.due_at < floor.live_from
-                    else (b.due_at, b.seq) < (floor.held_from, floor.held_from_seq) end as is_below
+                    else (b.due_at, b.seq, w.conversation_id)
+                         < (floor.held_from, floor.held_from_seq, floor.held_from_conversation) end as is_below
           from waiting w
           join chat_queue q on q.conversation_id = w.conversation_id and q.seq = w.first_seq
           join stores s on s.store_id = q.store_id
@@ -1202,7 +1213,8 @@ declare
     report send_report;
 begin
     select * into claim from send_claimed(batch_size, floor, at, chosen);
-    report := (claim.claimed, claim.sent, 0, claim.live_until, claim.held_until, claim.held_until_seq, false);
+    report := (claim.claimed, claim.sent, 0, claim.live_until,
+               claim.held_until, claim.held_until_seq, claim.held_until_conversation, false);
     if claim.waiting_seqs is not null then
         report.below_floor := put_back(claim.waiting_conversations, claim.waiting_seqs, floor, at);
     end if;
@@ -1249,8 +1261,9 @@ begin
         if not found then
             select ctid into chosen from chat_queue q
              where q.held_since is not null and q.due_at <= at
-               and (q.due_at, q.seq) >= (floor.held_from, floor.held_from_seq)
-             order by q.due_at, q.seq limit 1 for update skip locked;
+               and (q.due_at, q.seq, q.conversation_id)
+                   >= (floor.held_from, floor.held_from_seq, floor.held_from_conversation)
+             order by q.due_at, q.seq, q.conversation_id limit 1 for update skip locked;
         end if;
         select * into pointer from chat_queue q where q.ctid = chosen;
     end if;
@@ -1264,7 +1277,7 @@ begin
     end;
     if batch_size = 1 then
         perform record_failure(pointer, reason, at);
-        return (1, 0, 1, null::timestamptz, null::timestamptz, null::integer, false);
+        return (1, 0, 1, null::timestamptz, null::timestamptz, null::integer, null::integer, false);
     end if;
     first_half := send_carefully(half, floor, at);
     if first_half.below_floor or first_half.claimed < half then
@@ -1276,6 +1289,8 @@ begin
             coalesce(second_half.live_until, first_half.live_until),
             coalesce(second_half.held_until, first_half.held_until),
             case when second_half.held_until is null then first_half.held_until_seq else second_half.held_until_seq end,
+            case when second_half.held_until is null then first_half.held_until_conversation
+                 else second_half.held_until_conversation end,
             second_half.below_floor);
 end $$;
 
@@ -1289,7 +1304,8 @@ end $$;
 -- stands still on a full one until the next ANALYZE. And they keep it: planning anew took a tenth of a batch.
 create function send_chats(
     batch_size integer default 500, live_from timestamptz default '-infinity',
-    held_from timestamptz default '-infinity', held_from_seq integer default 0) returns send_report
+    held_from timestamptz default '-infinity', held_from_seq integer default 0, held_from_conversation integer default 0)
+returns send_report
 language plpgsql volatile
 set enable_seqscan = off set enable_bitmapscan = off set enable_material = off
 set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan
@@ -1305,7 +1321,7 @@ begin
     if exists (select from stores where closes_at <= at) or exists (select from stores where closed_since > at) then
         perform refresh_opening_periods(at);
     end if;
-    report := send_carefully(batch_size, (live_from, held_from, held_from_seq), at);
+    report := send_carefully(batch_size, (live_from, held_from, held_from_seq, held_from_conversation), at);
     if report.sent > 0 then
         perform pg_notify('chat_sent', '');
     end if;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -25,9 +26,10 @@ WRITE = sa.text("""
     select coalesce((select max(position) from sent_log), 0) + row_number() over (order by seq), c.*, shoptalk_now()
       from unnest(:chat_ids, :conversation_ids, :seqs) as c(chat_id, conversation_id, seq)
 """)
+REPORT = sa.text("select cast(:claimed as integer) as claimed, shoptalk_now() as live_until, null as held_until")
 
 
-def send_acked_first(self: Consumer) -> int:
+def send_acked_first(self: Consumer) -> sa.Row[Any]:
     """Consumer._send_batch() that commits the pointers' end before it writes the log."""
     with self._engine.connect() as connection:
         connection.execute(sa.text("select pg_advisory_lock(sender_lock())"))
@@ -39,7 +41,7 @@ def send_acked_first(self: Consumer) -> int:
                 connection.execute(WRITE, {n: list(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)})
         finally:
             connection.execute(sa.text("select pg_advisory_unlock(sender_lock())"))
-    return len(rows)
+        return connection.execute(REPORT, {"claimed": len(rows)}).one()
 
 
 if __name__ == "__main__":

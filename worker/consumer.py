@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import threading
 import time
@@ -22,11 +21,12 @@ BATCH_SIZE = 500
 LARGEST_BATCH_SIZE = 4000
 SIZE_BESIDE_LIVE = 200
 LIVE_LATELY_SECONDS = 1.0
-# The claim starts a little below the last instant sent and so spares itself the dead rows in front. What
-# commits later than this after its instant is found by a look from the very start: every second, or
-# seldomer where walking the dead rows has become dear (somebody keeps an old snapshot open).
-FLOOR_SLACK = dt.timedelta(seconds=1)
-FROM_THE_START: dict[str, Any] = {"live_from": "-infinity", "held_from": "-infinity", "held_from_seq": 0}
+# The claim starts where the last one ended and so spares itself the dead rows in front. What commits later than a
+# second after its instant is found by a look from the very start: every second, or seldomer where walking the
+# dead rows has become dear (somebody keeps an old snapshot open).
+FROM_THE_START: dict[str, Any] = {
+    "live_from": "-infinity", "held_from": "-infinity", "held_from_seq": 0, "held_from_conversation": 0,
+}  # fmt: skip
 FULL_LOOK_SECONDS = 1.0
 FULL_LOOK_SHARE = 20  # a full look may take this part of the time
 TROUBLE_PAUSE_SECONDS = 0.5
@@ -103,9 +103,11 @@ class Consumer:
             self._floor = dict(FROM_THE_START)
             return
         if report.live_until is not None:
-            self._floor["live_from"] = report.live_until - FLOOR_SLACK
+            self._floor["live_from"] = report.live_until
         if report.held_until is not None:
-            self._floor |= {"held_from": report.held_until, "held_from_seq": report.held_until_seq}
+            self._floor["held_from"] = report.held_until
+            self._floor["held_from_seq"] = report.held_until_seq
+            self._floor["held_from_conversation"] = report.held_until_conversation
 
     def _trouble(self, error: Exception) -> None:
         self._floor = dict(FROM_THE_START)
