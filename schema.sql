@@ -1743,6 +1743,287 @@ begin
 end $$;
 
 
+-- Going out: channels -----------------------------------------------------------------------------------
+
+-- One destination outside: a store's webhook. A relay reads the log on from the cursor, publishes, waits for the far side's confirm, and only then moves the cursor: at
+-- least once, in order, with the chat's id to know a repeat by. The life of a channel:
+--
+--   lease_channel()   one owner at a time; each lease has the next token, and an older one moves nothing
+--   settle_batch()    the cursor moves, refused chats become dead letters, a failure is retried later
+--   paused, disabled  nobody gets a lease (disabled: by the far side's own word, or after its last retry)
+create table channels (
+    channel_id integer generated always as identity primary key,
+    store_id integer not null references stores,
+    name text not null constraint channels_name check (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    kind text not null constraint channels_kind check (kind in ('webhook')),
+    settings jsonb not null default '{}',     -- its url, secret and times
+    cursor bigint not null,                   -- every chat of the log up to this position is done with
+    token bigint not null default 0,          -- of the last lease
+    lease_until timestamptz not null default '-infinity',
+    leased_by text,
+    attempts integer not null default 0,      -- failed in a row
+    next_attempt_at timestamptz not null default '-infinity',
+    last_error text,                          -- stays when all is well again: see attempts
+    last_error_at timestamptz,
+    paused_at timestamptz,
+    disabled_at timestamptz,
+    created_at timestamptz not null default shoptalk_now(),
+    constraint channels_once unique (store_id, name)
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- A channel's dead letters: what its far side refused for good, or nobody there wanted. requeue_at set:
+-- delivered once more from then, late and with the same id.
+create table channel_failures (
+    channel_id integer not null references channels on delete cascade,
+    position bigint not null,
+    chat_id bigint not null,
+    reason text not null,
+    attempts integer not null default 1,
+    failed_at timestamptz not null,
+    requeue_at timestamptz,
+    primary key (channel_id, position)
+);
+create index channel_failures_requeued on channel_failures (channel_id, position) where requeue_at is not null;
+create index channel_failures_chat on channel_failures (channel_id, chat_id);
+
+-- What a webhook's receiver answered, for a look; the newest of each channel are kept, see prune_channels().
+create table channel_attempts (
+    attempt_id bigint generated always as identity primary key,
+    channel_id integer not null references channels on delete cascade,
+    chat_id bigint not null,
+    attempted_at timestamptz not null,
+    took_seconds real not null,
+    status integer,                           -- of the answer; null: none came
+    error text                                -- null: delivered
+);
+create index channel_attempts_newest on channel_attempts (channel_id, attempt_id);
+
+-- Wakes the relays when somebody changes what they should do.
+create function notify_channels_changed() returns trigger language plpgsql as $$
+begin
+    perform pg_notify('channels_changed', '');
+    return null;
+end $$;
+create trigger channels_changed
+    after insert or delete or update of kind, settings, paused_at, disabled_at on channels
+    for each statement execute function notify_channels_changed();
+
+-- Whether somebody has it. A lease that ends later than any that is given was given by another clock.
+create function is_leased(channel channels, at timestamptz) returns boolean language sql immutable as $$
+    select channel.lease_until > at and channel.lease_until <= at + interval '5 minutes'
+$$;
+
+-- The channel, now the caller's for so long; no row: somebody else's, or not to be worked on now.
+create function lease_channel(channel_id integer, owner text, seconds double precision) returns setof channels
+language sql volatile as $$
+    update channels c
+       set token = token + 1, lease_until = at + seconds * interval '1 second', leased_by = owner
+      from (select shoptalk_now() as at) clock
+     where c.channel_id = lease_channel.channel_id and paused_at is null and disabled_at is null
+       and next_attempt_at <= at and not is_leased(c, at)
+    returning c.*
+$$;
+
+-- The channel with its lease made longer; no row: it is somebody else's by now, or paused or gone.
+create function renew_lease(channel_id integer, token bigint, seconds double precision) returns setof channels
+language sql volatile as $$
+    update channels c set lease_until = shoptalk_now() + seconds * interval '1 second'
+     where c.channel_id = renew_lease.channel_id and c.token = renew_lease.token
+       and paused_at is null and disabled_at is null
+    returning *
+$$;
+
+-- Gives the lease back.
+create function release_lease(channel_id integer, token bigint) returns void
+language sql volatile as $$
+    update channels c set lease_until = '-infinity', leased_by = null
+     where c.channel_id = release_lease.channel_id and c.token = release_lease.token
+$$;
+
+-- What became of a batch, after the far side's word on it. False, and nothing is done: the lease went to
+-- somebody else in the meantime, who delivers it again.
+--
+-- upto: the new cursor. attempts: 0 once something went well. done: positions delivered. refused: [{position, chat_id, reason, requeue_seconds}].
+-- tried: [{chat_id, ago_seconds, took_seconds, status, error}], kept for a look.
+create function settle_batch(
+    channel_id integer, token bigint, upto bigint, attempts integer, done bigint[], refused jsonb, tried jsonb) returns boolean
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    at timestamptz := shoptalk_now();
+begin
+    update channels c
+       set cursor = greatest(c.cursor, upto), attempts = attempts
+     where c.channel_id = channel_id and c.token = token;
+    if not found then
+        return false;
+    end if;
+    delete from channel_failures f where f.channel_id = channel_id and f.position = any (done);
+    insert into channel_failures as f (channel_id, position, chat_id, reason, failed_at, requeue_at)
+    select channel_id, r.position, r.chat_id, r.reason, at, at + r.requeue_seconds * interval '1 second'
+      from jsonb_to_recordset(refused) as r(position bigint, chat_id bigint, reason text, requeue_seconds float8)
+    on conflict on constraint channel_failures_pkey do update
+        set reason = excluded.reason, attempts = f.attempts + 1, failed_at = excluded.failed_at,
+            requeue_at = case when f.attempts < 10 then excluded.requeue_at end;
+    insert into channel_attempts (channel_id, chat_id, attempted_at, took_seconds, status, error)
+    select channel_id, t.chat_id, at - t.ago_seconds * interval '1 second', t.took_seconds, t.status, t.error
+      from jsonb_to_recordset(tried)
+           as t(chat_id bigint, ago_seconds float8, took_seconds real, status integer, error text);
+    return true;
+end $$;
+
+-- The far side cannot take chats now: nobody tries again before so many seconds are over. disable: nobody
+-- tries again until resume_channel(). Gives the lease back.
+create function put_off_channel(
+    channel_id integer, token bigint, reason text, seconds double precision, disable boolean) returns void
+language sql volatile as $$
+    update channels c
+       set attempts = attempts + 1, last_error = reason, last_error_at = at,
+           next_attempt_at = at + seconds * interval '1 second',
+           disabled_at = case when disable then at end, lease_until = '-infinity', leased_by = null
+      from (select shoptalk_now() as at) clock
+     where c.channel_id = put_off_channel.channel_id and c.token = put_off_channel.token
+$$;
+
+-- Moves the cursors of channels that have nothing to deliver up to a position: a relay that starts later
+-- need not read so far back. The tokens say that nobody else has had them since the relay looked.
+create function advance_idle_channels(channel_ids integer[], tokens bigint[], upto bigint) returns void
+language sql volatile as $$
+    update channels c set cursor = upto
+      from unnest(channel_ids, tokens) as idle(channel_id, token)
+     where c.channel_id = idle.channel_id and c.token = idle.token and c.cursor < upto
+$$;
+
+-- Forgets the attempts of each channel before its newest thousand.
+create function prune_channels() returns void
+language sql volatile as $$
+    delete from channel_attempts a
+     using channels c, lateral (select attempt_id from channel_attempts n where n.channel_id = c.channel_id
+                                 order by attempt_id desc offset 999 limit 1) oldest
+     where a.channel_id = c.channel_id and a.attempt_id < oldest.attempt_id
+$$;
+
+
+-- Mending channels, for people: pause_channel(), resume_channel(), replay_channel(), requeue, skip ----------
+
+-- All take the channel's name and its store. They raise ST404 where there is no such channel.
+create function find_channel(name text, store_id integer) returns channels
+language plpgsql stable as $$
+declare
+    channel channels;
+begin
+    select * into channel from channels c
+     where c.name = find_channel.name and c.store_id = find_channel.store_id;
+    if not found then
+        raise 'there is no channel %', name using errcode = 'ST404', column = 'name';
+    end if;
+    return channel;
+end $$;
+
+-- Makes a store's webhook, or changes it: then it tries at once, whatever stood in its way. secret null: the
+-- one it has, or `made`. Raises ST404 for an unknown store.
+create function put_webhook(
+    store_id integer, name text, settings jsonb, secret text, made text, from_start boolean,
+    out created boolean, out secret_now text)
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    old jsonb;
+begin
+    if not exists (select from stores s where s.store_id = store_id) then
+        raise 'there is no store %', store_id using errcode = 'ST404', column = 'store_id';
+    end if;
+    insert into channels (store_id, name, kind, settings, cursor)
+    values (store_id, name, 'webhook', settings || jsonb_build_object('secret', coalesce(secret, made)),
+            case when from_start then 0 else (select coalesce(max(position), 0) from sent_log) end)
+    on conflict on constraint channels_once do nothing;
+    created := found;
+    secret_now := coalesce(secret, made);
+    if not created then
+        select c.settings into old from channels c
+         where c.store_id = store_id and c.name = name for update;
+        secret_now := coalesce(secret, old ->> 'secret');
+        if secret_now <> old ->> 'secret' then
+            settings := settings || jsonb_build_object('old_secret', old ->> 'secret', 'replaced_at', shoptalk_now());
+        else
+            settings := settings || jsonb_strip_nulls(jsonb_build_object(
+                'old_secret', old ->> 'old_secret', 'replaced_at', old ->> 'replaced_at'));
+        end if;
+        update channels c
+           set settings = settings || jsonb_build_object('secret', secret_now),
+               disabled_at = null, attempts = 0, next_attempt_at = '-infinity'
+         where c.store_id = store_id and c.name = name;
+    end if;
+end $$;
+
+-- Nothing goes out until resume_channel(); a batch on its way ends first.
+create function pause_channel(name text, store_id integer) returns void
+language sql volatile as $$
+    update channels c set paused_at = coalesce(paused_at, shoptalk_now())
+     where channel_id = (find_channel(pause_channel.name, pause_channel.store_id)).channel_id
+$$;
+
+-- Goes on, at once, whether it was paused, disabled or waiting for its next attempt.
+create function resume_channel(name text, store_id integer) returns void
+language sql volatile as $$
+    update channels c set paused_at = null, disabled_at = null, attempts = 0, next_attempt_at = '-infinity'
+     where channel_id = (find_channel(resume_channel.name, resume_channel.store_id)).channel_id
+$$;
+
+-- Delivers once more all after a position of the log (0: all there is), or leaves out what is before it.
+-- Whoever has the lease loses it.
+create function replay_channel(name text, store_id integer, after bigint) returns void
+language plpgsql volatile as $$
+begin
+    update channels c
+       set cursor = least(replay_channel.after, (select coalesce(max(position), 0) from sent_log)), token = token + 1,
+           lease_until = '-infinity', leased_by = null, attempts = 0, next_attempt_at = '-infinity'
+     where channel_id = (find_channel(replay_channel.name, replay_channel.store_id)).channel_id;
+    perform pg_notify('channels_changed', '');
+end $$;
+
+-- Delivers a dead letter of the channel once more, or all of them (chat_id null). Raises ST404 for a chat
+-- that is none.
+create function requeue_on_channel(name text, store_id integer, chat_id bigint default null) returns void
+language plpgsql volatile as $$
+#variable_conflict use_column
+begin
+    update channel_failures f set requeue_at = shoptalk_now()
+     where f.channel_id = (find_channel(requeue_on_channel.name, requeue_on_channel.store_id)).channel_id
+       and (requeue_on_channel.chat_id is null or f.chat_id = requeue_on_channel.chat_id);
+    if not found and requeue_on_channel.chat_id is not null then
+        raise 'chat % is no dead letter of channel %', requeue_on_channel.chat_id, requeue_on_channel.name
+            using errcode = 'ST404', column = 'chat_id';
+    end if;
+    perform pg_notify('channels_changed', '');
+end $$;
+
+-- Gives a chat up on this channel: a dead letter is forgotten, and the chat that a failing channel waits
+-- with (the first one after its cursor) is passed over. Raises ST404 for any other chat.
+create function skip_on_channel(name text, store_id integer, chat_id bigint) returns void
+language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    channel channels := find_channel(skip_on_channel.name, skip_on_channel.store_id);
+    first record;
+begin
+    delete from channel_failures f where f.channel_id = channel.channel_id and f.chat_id = skip_on_channel.chat_id;
+    if found then
+        return;
+    end if;
+    select l.position, l.chat_id into first
+      from sent_log l join conversations v on v.conversation_id = l.conversation_id
+     where l.position > channel.cursor and v.store_id = channel.store_id
+     order by l.position limit 1;
+    if first.chat_id is distinct from skip_on_channel.chat_id then
+        raise 'chat % is neither a dead letter of channel % nor the next that it delivers',
+              skip_on_channel.chat_id, skip_on_channel.name using errcode = 'ST404', column = 'chat_id';
+    end if;
+    perform replay_channel(skip_on_channel.name, skip_on_channel.store_id, first.position);
+end $$;
+
+
+
 -- Looking: views for people -----------------------------------------------------------------------------
 
 -- Every chat with its state. release_at: for a held chat, when it may go.

@@ -1,12 +1,14 @@
-"""What answers look like: their shapes for the OpenAPI document, and how rows become them."""
+"""What answers look like, for the OpenAPI document; `sql.shapes` makes them from rows."""
 
 from __future__ import annotations
 
-import datetime as dt
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
-from sqlalchemy import Row
+
+from sql.shapes import chat, instant, sent_chat
+
+__all__ = ["chat", "instant", "sent_chat"]  # of rows; the rest of this module is their shapes for the document
 
 State = Literal["held", "queued", "sent", "failed", "cancelled"]
 
@@ -262,33 +264,69 @@ class Queue(BaseModel):
     history: list[QueueSample] = Field(default=[], description="of the last hour, where it was asked for")
 
 
+class Channel(BaseModel):
+    """Where sent chats are delivered outside, and how it does."""
+
+    store_id: int
+    name: str
+    kind: Literal["webhook"]
+    url: str
+    state: Literal["active", "failing", "paused", "disabled"]
+    cursor: int = Field(description="the position of the log up to which every chat is done with")
+    behind: int = Field(description="positions of the log after it, of all stores")
+    failures: int = Field(description="dead letters")
+    attempts: int = Field(description="failed in a row")
+    next_attempt_at: AwareDatetime | None
+    last_error: str | None
+    last_error_at: AwareDatetime | None
+
+
+class ChannelWithSecret(Channel):
+    """The same, with the secret if it was made here just now."""
+
+    secret: str | None = None
+
+
+class Channels(BaseModel):
+    """Some channels."""
+
+    channels: list[Channel]
+
+
+class ChannelFailure(BaseModel):
+    """A dead letter of a channel."""
+
+    chat_id: int
+    position: int
+    reason: str
+    attempts: int
+    failed_at: AwareDatetime
+    requeue_at: AwareDatetime | None = Field(description="it is delivered once more then")
+
+
+class ChannelFailures(BaseModel):
+    """Some dead letters of a channel, by position."""
+
+    failures: list[ChannelFailure]
+
+
+class ChannelAttempt(BaseModel):
+    """One POST of a webhook."""
+
+    chat_id: int
+    attempted_at: AwareDatetime
+    took_seconds: float
+    status: int | None = Field(description="of the answer; null: none came")
+    error: str | None = Field(description="null: delivered")
+
+
+class ChannelAttempts(BaseModel):
+    """The newest attempts, the newest first."""
+
+    attempts: list[ChannelAttempt]
+
+
 class Health(BaseModel):
     """The process lives; ready: and reaches its database."""
 
     status: Literal["ok"]
-
-
-def instant(value: dt.datetime | None) -> str | None:
-    """ISO 8601 in UTC, to the microsecond."""
-    return None if value is None else value.astimezone(dt.UTC).isoformat(timespec="microseconds")[:-6] + "Z"
-
-
-def chat(row: Row[Any] | Any) -> dict[str, Any]:
-    """A chat's members from a row that has its columns."""
-    return {
-        "chat_id": row.chat_id,
-        "conversation_id": row.conversation_id,
-        "seq": row.seq,
-        "sender": row.sender,
-        "payload": row.payload,
-        "client_id": row.client_id,
-        "operator_id": row.operator_id,
-        "utc_date": instant(row.created_at),
-        "state": row.state,
-        "release_at": instant(row.release_at),
-    }
-
-
-def sent_chat(row: Row[Any] | Any) -> dict[str, Any]:
-    """The same, and when it was sent."""
-    return chat(row) | {"sent_at": instant(row.sent_at)}

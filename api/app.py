@@ -10,6 +10,7 @@ from flask import Flask, request
 
 from api import context, problems
 from api.attention import attention
+from api.channels import channels
 from api.chats import chats
 from api.conversations import conversations
 from api.desk import desk
@@ -36,7 +37,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     context.install(app, settings, make_engine(settings.database_url, "shoptalk web"))
     problems.register(app)
-    for blueprint in (people, chats, conversations, hours, attention, desk, stream, status, pages):
+    for blueprint in (people, chats, conversations, hours, attention, desk, stream, channels, status, pages):
         app.register_blueprint(blueprint)
     app.before_request(_ask_for_key)
     return app

@@ -9,11 +9,12 @@ from flask import Blueprint, Response
 
 from api import answers
 from api.context import announcer, engine, reply
-from api.fields import MOST_CHATS, BriefChatIn, ChatEditIn, ChatIn, parse
+from api.fields import MOST_CHATS, BriefChatIn, ChatEditIn, parse
 from api.openapi import describe
 from api.problems import Problem, of_sqlstate
 from api.requests import body, path_id
 from sql.database import query
+from sql.fields import ChatIn
 from sql.tables import chat_states
 from sql.tables import chats as chats_table
 

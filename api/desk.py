@@ -10,11 +10,11 @@ from flask import Blueprint, Response, request
 
 from api import answers
 from api.context import engine, reply
-from api.fields import LARGEST_ID
 from api.openapi import describe
 from api.problems import Problem, field_errors
 from api.requests import path_id, query_number
 from sql.database import query
+from sql.fields import LARGEST_ID
 from sql.tables import operators, stores
 
 desk = Blueprint("desk", __name__)

@@ -17,6 +17,8 @@ from api.answers import ProblemOut
 View = TypeVar("View", bound=Callable[..., Any])
 
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+PATH_NUMBER = {"type": "integer", "minimum": 1}
+PATH_TEXTS = {"name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,62}$"}}
 REPLAYED = {
     "Idempotent-Replayed": {
         "description": "true where the request had been done before and nothing was added",
@@ -76,7 +78,7 @@ def document(app: Flask) -> dict[str, Any]:
 
 def _operation(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
+        {"name": name, "in": "path", "required": True, "schema": PATH_TEXTS.get(name, PATH_NUMBER)}
         for name in sorted(rule.arguments - (rule.defaults or {}).keys())
     ] + [{"name": name, "in": "query", "schema": _query_schema(what)} for name, what in operation.query.items()]
     described: dict[str, Any] = {

@@ -9,21 +9,22 @@ from flask import request
 from gunicorn.http.errors import ParseException
 from pydantic import TypeAdapter, ValidationError
 
-from api.fields import ChatId, Id
 from api.problems import Problem, field_errors
+from sql.fields import ChatId, Id
 
 _id = TypeAdapter(Id)
 _chat_id = TypeAdapter(ChatId)
 
 
-def body() -> Any:
+def body(json_only: bool = False) -> Any:
     """The body: JSON of any kind, or a form's fields. Raises Problem 400 and 415."""
     data = _whole_body()
     if request.mimetype == "application/json":
         return _json(data)
-    if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
+    if not json_only and request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
         return request.form.to_dict()
-    raise Problem(415, "send application/json, application/x-www-form-urlencoded or multipart/form-data")
+    others = "" if json_only else ", application/x-www-form-urlencoded or multipart/form-data"
+    raise Problem(415, f"send application/json{others}")
 
 
 def _whole_body() -> bytes:

@@ -14,12 +14,12 @@ from flask import Blueprint, Response, request
 
 from api.context import engine, feed, presence
 from api.feed import KEYS, PAGE, Feed, Key, Subscription, encode, is_present
-from api.fields import LARGEST_ID
 from api.presence import Place
 from api.problems import Problem, field_errors
 from api.requests import query_number
 from api.signals import encode as encode_signal
 from sql.database import query
+from sql.fields import LARGEST_ID
 
 stream = Blueprint("stream", __name__)
 

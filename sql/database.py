@@ -15,19 +15,26 @@ STATEMENT_TIMEOUT_SECONDS = 15
 CONNECT_TIMEOUT_SECONDS = 5
 
 
+# A server that vanished without a word is noticed within half a minute.
+CONNECTION: dict[str, Any] = {
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    "client_encoding": "UTF8",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+
+
 def connect(database_url: str, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
     """A plain connection in autocommit, as LISTEN and session locks need it. Raises psycopg.Error."""
-    return psycopg.connect(
-        database_url,
-        autocommit=True,
-        application_name=application_name,
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        client_encoding="UTF8",
-        # A server that vanished without a word is noticed within half a minute.
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
-        tcp_user_timeout=25_000,
+    return psycopg.connect(database_url, autocommit=True, application_name=application_name, **CONNECTION)
+
+
+async def connect_async(database_url: str, application_name: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """The same for asyncio."""
+    return await psycopg.AsyncConnection.connect(
+        database_url, autocommit=True, application_name=application_name, **CONNECTION
     )
 
 

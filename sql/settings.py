@@ -29,6 +29,7 @@ class Settings:
     timezone: str = "UTC"  # IANA name; with opens and closes, what a new store starts with
     opens: dt.time = dt.time(9)
     closes: dt.time = dt.time(14)  # at or before opens: past midnight; both 00:00: the whole day
+    webhook_allow_private: bool = False  # webhooks may go to loopback, private and link-local addresses
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -43,6 +44,7 @@ class Settings:
             timezone=_timezone(environ.get("SHOPTALK_TIMEZONE") or cls.timezone),
             opens=opens,
             closes=closes,
+            webhook_allow_private=environ.get("SHOPTALK_WEBHOOK_ALLOW_PRIVATE", "") not in ("", "0", "false", "no"),
         )
         if not settings.api_keys and not _is_loopback(settings.host):
             raise BadSetting(

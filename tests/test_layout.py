@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "sql": {"sql"},
     "api": {"api", "sql"},
     "worker": {"worker", "sql"},
+    "relay": {"relay", "sql"},
     "embedded": {"embedded", "sql"},
     "bench": {"bench", "embedded", "sql"},
     "drill": {"drill", "embedded", "sql", "worker"},
@@ -59,7 +60,7 @@ def test_every_setting_is_in_the_readme() -> None:
 def test_the_schema_makes_no_extension_and_no_sql_is_pasted_together() -> None:
     assert "create extension" not in (ROOT / "schema.sql").read_text()
     pasted = re.compile(r"""execute\(\s*f["']|text\(\s*f["']""")
-    for package in ("api", "worker", "sql"):
+    for package in ("api", "worker", "relay", "sql"):
         for path in (ROOT / package).rglob("*.py"):
             found = [line for line in path.read_text().splitlines() if pasted.search(line)]
             assert not [line for line in found if "lock_timeout" not in line], path

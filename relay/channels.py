@@ -1,0 +1,331 @@
+"""One channel: lease it, read the log on from its cursor, deliver a batch, and only then move the cursor.
+
+What all far sides share. A far side is asked to deliver a batch and says of each chat what became of it; that it
+was delivered once and the relay died before it could say so, makes a repeat with the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from relay.database import Database, Row
+from sql.database import query
+
+log = logging.getLogger("shoptalk.relay")
+
+LEASE_SECONDS = 6.0  # how long a killed relay's channels wait for the next relay
+RENEW_SECONDS = 2.0
+WINDOW = 20_000  # positions of the log that one read goes over
+DATABASE_PAUSE_SECONDS = 1.0
+BACKOFF_SECONDS = (0.5, 60.0)  # the first and the longest wait, doubling
+
+
+class Trouble(Exception):
+    """The far side cannot take chats now. None of what was not confirmed counts as delivered."""
+
+    def __init__(self, reason: str, retry_seconds: float | None = None, disable: bool = False) -> None:
+        super().__init__(reason)
+        self.retry_seconds = retry_seconds  # as the far side asked for; None: the channel's own backoff
+        self.disable = disable  # and it never will: nobody tries again until a person says so
+
+
+class Refused(Exception):
+    """The far side will never take this chat; the others may go on."""
+
+    def __init__(self, reason: str, requeue_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.requeue_seconds = requeue_seconds  # it may later after all
+
+
+@dataclass
+class Outcome:
+    """What became of a batch. A position in neither `done` nor `refused` is to be delivered again."""
+
+    done: set[int] = field(default_factory=set)
+    refused: dict[int, Refused] = field(default_factory=dict)
+    trouble: Trouble | None = None
+    tried: list[dict[str, Any]] = field(default_factory=list)  # a webhook's attempts, kept for a look
+
+
+class FarSide(Protocol):
+    """Where a channel leads."""
+
+    stays: bool  # the connection, and so the lease, is kept while there is nothing to do
+    batch: int  # chats at once
+    reads: sa.TextClause  # how it reads the log
+
+    async def open(self, settings: dict[str, Any]) -> None:
+        """Connects. Raises Trouble. Called again, with the settings as they are now, for each lease."""
+
+    async def deliver(self, chats: Sequence[Row], attempts: int) -> Outcome:
+        """Delivers chats, each conversation's in order. attempts: of the channel, failed in a row."""
+
+    async def lost(self) -> None:
+        """Returns never, or raises Trouble when the connection is lost."""
+
+    async def close(self) -> None:
+        """Disconnects. Must be harmless at any time."""
+
+    def backoff_seconds(self, attempts: int) -> float | None:
+        """How long to wait after so many failed attempts in a row; None: give up and disable the channel."""
+
+
+def backoff_seconds(attempts: int) -> float:
+    """Doubling, with jitter, so that many relays do not come back at once."""
+    first, longest = BACKOFF_SECONDS
+    return float(min(longest, first * 2 ** min(attempts, 20)) * random.uniform(0.5, 1))  # noqa: S311
+
+
+async def in_conversation_order(chats: Sequence[Row], send: Callable[[Row], Awaitable[None]], width: int) -> Outcome:
+    """Sends up to `width` chats at once, but of a conversation never the next before the last is confirmed.
+
+    So a chat that is refused or lost can never be overtaken by a later one of its conversation. `send` raises
+    Refused and Trouble; after trouble no more are begun.
+    """
+    outcome = Outcome()
+    places = asyncio.Semaphore(width)
+    conversations = defaultdict(list)
+    for chat in chats:
+        conversations[chat.conversation_id].append(chat)
+
+    async def send_one_after_the_other(own: list[Row]) -> None:
+        for chat in own:
+            async with places:
+                if outcome.trouble is not None:
+                    return
+                try:
+                    await send(chat)
+                    outcome.done.add(chat.position)
+                except Refused as refused:
+                    outcome.refused[chat.position] = refused
+                except Trouble as trouble:
+                    outcome.trouble = outcome.trouble or trouble
+                    return
+
+    await asyncio.gather(*map(send_one_after_the_other, conversations.values()))
+    return outcome
+
+
+class Tail:
+    """How far the relay's one reader of the log has come."""
+
+    position = 0
+
+
+class Channel:
+    """One channel as this relay sees it; `run()` works on it until it is cancelled."""
+
+    def __init__(self, row: Row, far_side: FarSide, database: Database, tail: Tail, owner: str) -> None:
+        self.channel_id, self.store_id, self.name = row.channel_id, row.store_id, row.name
+        self._far_side, self._database, self._tail, self._owner = far_side, database, tail, owner
+        self._work = asyncio.Event()  # there may be something to do
+        self._again = asyncio.Event()  # and do not wait for the time that was set
+        self._stopping = self._waiting = False
+        self._requeued = True  # dead letters may be waiting for another try
+        self.caught_up = False
+        self._seen: int = row.cursor  # looked through up to here
+        self.token: int = row.token  # of our last lease: it says whether `_seen` still holds
+        self._beyond: set[int] = set()  # delivered, but an earlier one is not yet
+        self._cursor, self._attempts = self._seen, 0  # as the table has them
+        self._work.set()
+
+    def tell(self, since: int) -> None:
+        """The log has something for it, after `since`; before that it had nothing new."""
+        if self.caught_up:
+            self._seen = max(self._seen, since)
+            self.caught_up = False
+        self._work.set()
+
+    def compare(self, row: Row) -> None:
+        """Looks at once, whatever was agreed, where somebody has changed the channel in the table."""
+        if not (row.requeued or row.token != self.token or (self._waiting and not row.wait_seconds)):
+            return
+        self._requeued = self._requeued or row.requeued
+        self.caught_up = False
+        self._work.set()
+        self._again.set()
+
+    def stop(self) -> None:
+        """Lets the batch on its way end and then ends run()."""
+        self._stopping = True
+        self._work.set()
+        self._again.set()
+
+    async def run(self) -> None:
+        """Works on the channel whenever there is something to do and the lease can be had."""
+        try:
+            await self._run()
+        finally:
+            await self._far_side.close()
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            await self._work.wait()
+            self._again.clear()
+            wait: float | None = DATABASE_PAUSE_SECONDS
+            try:
+                wait = await self._turn()
+            except sa.exc.SQLAlchemyError:
+                pass  # the relay's own loop logs that the database is away
+            except Exception:
+                log.exception("channel_failed channel=%s", self.name)  # ours to mend; the others go on meanwhile
+            if wait is not None:
+                self.caught_up = False
+                self._work.set()
+                self._waiting = True
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._again.wait(), wait)
+                self._waiting = False
+
+    async def _turn(self) -> float | None:
+        """Leases the channel and works on it; answers how long to wait for the next turn, None: until there is work."""
+        lease = await self._database.one(
+            query("lease_channel"), channel_id=self.channel_id, owner=self._owner, seconds=LEASE_SECONDS
+        )
+        if lease is None:
+            row = await self._database.one(query("channel_wait"), channel_id=self.channel_id)
+            return LEASE_SECONDS if row is None else row.seconds + 0.1
+        if lease.token != self.token + 1 or lease.cursor > self._seen:
+            self._seen, self._beyond = lease.cursor, set()
+        self.token, self._cursor, self._attempts = lease.token, lease.cursor, lease.attempts
+        working = asyncio.ensure_future(self._work_on(lease))
+        keeping = asyncio.ensure_future(self._keep(lease))
+        try:
+            await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            log.warning("lease_lost channel=%s", self.name)
+            return 0.0
+        finally:
+            for task in (working, keeping):
+                task.cancel()
+            await asyncio.gather(working, keeping, return_exceptions=True)
+
+    async def _keep(self, lease: Row) -> None:
+        """Renews the lease; returns once it is lost."""
+        known = True
+        while known:
+            await asyncio.sleep(RENEW_SECONDS)
+            known = bool(
+                await self._database.rows(
+                    query("renew_lease"), channel_id=self.channel_id, token=lease.token, seconds=LEASE_SECONDS
+                )
+            )
+
+    async def _work_on(self, lease: Row) -> float | None:
+        """Delivers what there is, and (where the far side stays connected) what comes; answers as _turn() does."""
+        try:
+            await self._far_side.open(lease.settings)
+            while not self._stopping:
+                self._work.clear()
+                if await self._deliver_batch(lease):
+                    continue
+                if not self._far_side.stays:
+                    break
+                await self._idle()
+        except Trouble as trouble:
+            return await self._put_off(lease, trouble)
+        finally:
+            if self._far_side.stays:
+                await asyncio.shield(self._far_side.close())
+        await self._database.rows(query("release_lease"), channel_id=self.channel_id, token=lease.token)
+        return None
+
+    async def _idle(self) -> None:
+        """Waits for work. Raises Trouble when the far side's connection is lost meanwhile."""
+        work, lost = asyncio.ensure_future(self._work.wait()), asyncio.ensure_future(self._far_side.lost())
+        try:
+            await asyncio.wait({work, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                lost.result()
+        finally:
+            work.cancel()
+            lost.cancel()
+
+    async def _deliver_batch(self, lease: Row) -> bool:
+        """Delivers one batch, dead letters that wait for another try first; false: there was nothing."""
+        if self._requeued:
+            chats = await self._database.rows(
+                query("read_requeued"), channel_id=self.channel_id, page=self._far_side.batch
+            )
+            if chats:
+                await self._settle(lease, await self._far_side.deliver(chats, self._attempts), chats, 0)
+                return True
+            self._requeued = False
+        until = min(self._seen + WINDOW, self._tail.position)
+        if until <= self._seen:
+            self.caught_up = True
+            return False
+        chats = await self._database.rows(
+            self._far_side.reads, after=self._seen, until=until, page=self._far_side.batch, store_id=self.store_id
+        )
+        if len(chats) == self._far_side.batch:
+            until = chats[-1].position
+        if chats:
+            undelivered = [chat for chat in chats if chat.position not in self._beyond]
+            await self._settle(lease, await self._far_side.deliver(undelivered, self._attempts), chats, until)
+        self._seen = until
+        return True
+
+    async def _settle(self, lease: Row, outcome: Outcome, chats: Sequence[Row], upto: int) -> None:
+        """Moves the cursor over what is done. Raises Trouble where there was some, or the lease is lost."""
+        self._beyond |= outcome.done | outcome.refused.keys()
+        open_ = [chat.position for chat in chats if chat.position not in self._beyond]
+        upto = min(upto, open_[0] - 1) if open_ else upto
+        self._beyond = {position for position in self._beyond if position > upto}
+        if outcome.trouble is None or upto > self._cursor:
+            self._attempts = 0
+        self._cursor = max(self._cursor, upto)
+        row = await self._database.one(
+            query("settle_batch"),
+            channel_id=self.channel_id,
+            token=lease.token,
+            upto=upto,
+            attempts=self._attempts,
+            done=sorted(outcome.done),
+            refused=json.dumps(
+                [
+                    {
+                        "position": c.position,
+                        "chat_id": c.chat_id,
+                        "reason": str(outcome.refused[c.position]),
+                        "requeue_seconds": outcome.refused[c.position].requeue_seconds,
+                    }
+                    for c in chats
+                    if c.position in outcome.refused
+                ]
+            ),
+            tried=json.dumps(outcome.tried),
+        )
+        if row is None or not row[0]:
+            raise Trouble("the lease is lost", 0)
+        if outcome.refused:
+            log.warning("refused channel=%s chats=%d", self.name, len(outcome.refused))
+        if outcome.trouble is not None:
+            self._seen = max(self._seen, upto)
+            raise outcome.trouble
+
+    async def _put_off(self, lease: Row, trouble: Trouble) -> float:
+        """Notes a failure, gives the lease back, and answers how long to wait."""
+        seconds = self._far_side.backoff_seconds(self._attempts)
+        disable = trouble.disable or seconds is None
+        seconds = max(seconds or 0.0, 0.0) if trouble.retry_seconds is None else trouble.retry_seconds
+        log.warning(
+            "delivery_failed channel=%s attempts=%d next_seconds=%.1f disabled=%s reason=%s",
+            self.name, self._attempts + 1, seconds, disable, trouble,
+        )  # fmt: skip
+        await self._database.rows(
+            query("put_off_channel"),
+            channel_id=self.channel_id, token=lease.token, reason=str(trouble)[:500], seconds=seconds, disable=disable,
+        )  # fmt: skip
+        return seconds

@@ -1,0 +1,69 @@
+"""Connecting only to addresses that a stranger's URL may lead to.
+
+A store's URL is somebody's wish, and the relay stands inside the house: it must not be led to what only the house
+can reach. The name is resolved here, each address is checked, and the connection goes to the very address that was
+checked, so that a name which answers otherwise the second time (DNS rebinding) gains nothing. TLS still asks for
+the name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+import httpcore
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# IPv6 addresses that stand for an IPv4 address somewhere: it is not known where they end.
+TRANSLATED = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")]
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address is one that everybody on the internet reaches alike."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        if any(address in network for network in TRANSLATED):
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+class GuardedNetwork(httpcore.AnyIOBackend):
+    """httpcore's network, which resolves and checks by itself."""
+
+    def __init__(self, allow_private: bool) -> None:
+        self._allow_private = allow_private
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connects to the first address of the host that answers. Raises httpcore.ConnectError."""
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in await self._addresses(host, port):
+            try:
+                return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = httpcore.ConnectError(f"cannot connect to {host}: {error or type(error).__name__}")
+        raise failure
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        """All of them, and none if one is private: whoever answers that has something in mind."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"cannot resolve {host}: {error}") from None
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if not self._allow_private:
+            for address in addresses:
+                if not is_public(ipaddress.ip_address(address.partition("%")[0])):
+                    raise httpcore.ConnectError(f"{host} is {address}, which is not a public address")
+        return addresses

@@ -1,0 +1,2 @@
+-- Forgets old attempts.
+select prune_channels()
