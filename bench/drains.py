@@ -11,8 +11,10 @@ from bench.figures import OURS, Aim, Row
 from bench.rounds import rounds
 from bench.stage import Connection, Stage, await_, sessions
 
-BATCH = 500
+BATCH = 500  # as PgQueuer's too
+LARGE_BATCH = 4000  # to which our worker grows in a backlog
 LEAST = "plain SQL: pointer out, log in"
+LARGE = f"the same by batches of {LARGE_BATCH:,}"
 ONCE = "plain SQL, both tables keyed by conversation"
 
 # The least: a pointer goes, a line in the log comes, in one order for all. No hours, no conversations.
@@ -58,6 +60,7 @@ def run(stage: Stage) -> list[Row]:
         {
             OURS: lambda: drain(stage, even),
             LEAST: lambda: limit(stage),
+            LARGE: lambda: limit(stage, batch=LARGE_BATCH),
             ONCE: lambda: limit(stage, KEYS),
             "two workers": lambda: drain(stage, even, workers=2, gaps=gaps),
             "uneven": lambda: drain(stage, uneven),
@@ -139,7 +142,7 @@ def _result(db: Connection, start: int) -> tuple[float, float]:
     return float(row[0]) / float(row[1]), float(row[2])
 
 
-def limit(stage: Stage, keys: str = "") -> float:
+def limit(stage: Stage, keys: str = "", batch: int = BATCH) -> float:
     """Chats/s of LIMIT_STEP from one session, without or with KEYS."""
     sizes = stage.sizes
 
@@ -152,9 +155,9 @@ def limit(stage: Stage, keys: str = "") -> float:
         stage.connect(url) as db,
     ):
         db.execute("set enable_seqscan = off")
-        db.execute(LIMIT_STEP, [BATCH])
+        db.execute(LIMIT_STEP, [batch])
         started, gone = time.monotonic(), 0
-        while (row := db.execute(LIMIT_STEP, [BATCH]).fetchone()) and row[0]:
+        while (row := db.execute(LIMIT_STEP, [batch]).fetchone()) and row[0]:
             gone += row[0]
         return gone / (time.monotonic() - started)
 
