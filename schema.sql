@@ -129,7 +129,8 @@ $$;
 create table clients (
     client_id integer primary key check (client_id > 0),
     username text not null check (char_length(username) between 1 and 100),
-    location text not null check (char_length(location) between 1 and 100)
+    location text not null check (char_length(location) between 1 and 100),
+    store_id integer references stores        -- whose key added it, and who alone may write to it; null: every store
 );
 
 -- A client's night: chats from an operator wait for its end too. In the client's own zone.
@@ -2023,6 +2024,81 @@ begin
 end $$;
 
 
+-- Keys and tokens -----------------------------------------------------------------------------------------
+
+-- What programs show to the API. A key has 256 random bits, so there is nothing to guess and a plain SHA-256 is
+-- enough to keep it by. Once there is a row here, revoked or not, the API asks everybody for a key.
+create table api_keys (
+    key_id integer generated always as identity primary key,
+    name text not null constraint api_keys_name check (char_length(name) between 1 and 100),
+    hash bytea not null constraint api_keys_hash unique,
+    scopes text[] not null constraint api_keys_scopes check (
+        scopes <@ array['send', 'read', 'admin'] and cardinality(scopes) > 0),
+    store_id integer references stores,       -- null: all stores
+    created_at timestamptz not null default shoptalk_now(),
+    revoked_at timestamptz
+);
+create unique index api_keys_live_name on api_keys (name) where revoked_at is null;
+
+-- The keys for people to look at: without what they are known by.
+create view keys as
+    select key_id, name, scopes, store_id, created_at, revoked_at from api_keys;
+
+-- 256 random bits, out of the server's cryptographic generator: three UUIDs have 366.
+create function random_secret() returns bytea language sql volatile as $$
+    select sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
+$$;
+
+-- Makes a key and answers it, the only time that it is seen. store_id null: of all stores. Raises ST409 while
+-- another key has the name, ST404 for an unknown store, 23514 for an unknown scope.
+create function make_key(name text, scopes text[] default '{send,read,admin}', store_id integer default null)
+returns text language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    key text := 'shoptalk_' || encode(random_secret(), 'hex');
+begin
+    if store_id is not null and not exists (select from stores s where s.store_id = make_key.store_id) then
+        raise 'there is no store %', store_id using errcode = 'ST404', column = 'store_id';
+    end if;
+    insert into api_keys (name, hash, scopes, store_id) values (name, sha256(convert_to(key, 'UTF8')), scopes, store_id)
+    on conflict do nothing;
+    if not found then
+        raise 'there is a key % already', name using errcode = 'ST409', column = 'name';
+    end if;
+    return key;
+end $$;
+
+-- The key is worth nothing any more, nor is any token that it has minted; web processes notice within 5 s. Raises
+-- ST404 where no live key has the name.
+create function revoke_key(name text) returns void
+language plpgsql volatile as $$
+begin
+    update api_keys k set revoked_at = shoptalk_now() where k.name = revoke_key.name and revoked_at is null;
+    if not found then
+        raise 'there is no key %', name using errcode = 'ST404', column = 'name';
+    end if;
+end $$;
+
+-- What tokens are signed with: by the newest, and each is accepted until a day after its successor came.
+create table token_secrets (
+    secret_id integer generated always as identity primary key,
+    secret bytea not null default random_secret(),
+    created_at timestamptz not null default shoptalk_now()
+);
+insert into token_secrets default values;
+
+-- Signs with a new secret from now on. forget: and every token that is out is worth nothing any more.
+create function rotate_token_secret(forget boolean default false) returns void
+language sql volatile as $$
+    with added as (
+        insert into token_secrets default values
+    )
+    delete from token_secrets t
+     where forget or exists (select from token_secrets newer
+                              where newer.secret_id > t.secret_id
+                                and newer.created_at < shoptalk_now() - interval '1 day')
+$$;
+
 
 -- Looking: views for people -----------------------------------------------------------------------------
 
@@ -2042,6 +2118,22 @@ create view chat_states as
       left join cancelled_chats x on x.chat_id = c.chat_id
       left join chat_failures f on f.chat_id = c.chat_id and f.dead_at is not null
       left join sent_log l on l.conversation_id = c.conversation_id and l.seq = c.seq;
+
+-- Whether the queue is too long, for whoever asks each second while it is: no counting. waiting: the pointers, held ones
+-- too, by the server's own count of rows (right to within a second or two; after a crash it begins anew, from the next
+-- ANALYZE). oldest_seconds: how long the oldest live chat that may go has waited; looked for from where sending stands,
+-- past the dead rows in front, which somebody's open snapshot may have made a million.
+create function queue_pressure(out waiting bigint, out oldest_seconds double precision)
+language sql stable set enable_seqscan = off as $$
+    select pg_stat_get_live_tuples('chat_queue'::regclass),
+           coalesce(greatest(0, extract(epoch from shoptalk_now() - (
+               select q.due_at from chat_queue q
+                where q.held_since is null and q.due_at >= coalesce((
+                    select least(c.release_at, c.created_at, l.sent_at) - interval '1 second'
+                      from sent_log l join chats c on c.chat_id = l.chat_id
+                     where l.position = (select max(position) from sent_log)), '-infinity')
+                order by q.due_at, q.seq limit 1))), 0)
+$$;
 
 -- One row a state. oldest: since when the chat that is longest in this state has been in it (of sent:
 -- when the first was sent). The sent are not counted but read off the log's last position.

@@ -326,6 +326,13 @@ class ChannelAttempts(BaseModel):
     attempts: list[ChannelAttempt]
 
 
+class Token(BaseModel):
+    """A token, to be shown as `Authorization: Bearer …`, and until when."""
+
+    token: str
+    expires_at: AwareDatetime
+
+
 class Health(BaseModel):
     """The process lives; ready: and reaches its database."""
 

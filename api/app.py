@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
-
 import gevent.monkey
 import psycopg.waiting
-from flask import Flask, request
+from flask import Flask
 
-from api import context, problems
+from api import access, context, limits, origins, problems
 from api.attention import attention
 from api.channels import channels
 from api.chats import chats
@@ -17,9 +15,11 @@ from api.desk import desk
 from api.hours import hours
 from api.pages import pages
 from api.people import people
-from api.status import OPEN_PATHS, status
+from api.status import status
 from api.stream import stream
+from api.tokens import tokens
 from sql.database import make_engine
+from sql.keys import insist_on_keys
 from sql.schema import check_version
 from sql.settings import Settings
 
@@ -31,26 +31,19 @@ def create_app(settings: Settings | None = None) -> Flask:
     _insist_on_yielding_waits()
     settings = settings or Settings.from_environment()
     check_version(settings.database_url)
+    insist_on_keys(settings)
     app = Flask("api", static_folder=None)
     app.url_map.strict_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
     context.install(app, settings, make_engine(settings.database_url, "shoptalk web"))
     problems.register(app)
-    for blueprint in (people, chats, conversations, hours, attention, desk, stream, channels, status, pages):
+    for blueprint in (people, chats, conversations, hours, attention, desk, stream, channels, tokens, status, pages):
         app.register_blueprint(blueprint)
-    app.before_request(_ask_for_key)
+    limits.install(app, settings)
+    origins.install(app, settings.cors_origins)
+    access.install(app)
     return app
-
-
-def _ask_for_key() -> None:
-    keys = context.settings().api_keys
-    if not keys or request.path in OPEN_PATHS or request.blueprint == pages.name:
-        return
-    given = request.headers.get("Authorization", "").encode()
-    # In constant time, so that the time taken tells nothing of a key's letters.
-    if not any(hmac.compare_digest(given, f"Bearer {key}".encode()) for key in keys):
-        raise problems.Problem(401, "send one of the keys of SHOPTALK_API_KEYS as `Authorization: Bearer …`")
 
 
 def _insist_on_yielding_waits() -> None:

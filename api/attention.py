@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from flask import Blueprint, Response
 
 from api import answers
+from api.access import speak_as
 from api.context import announcer, engine, reply
 from api.conversations import NO_SUCH_CONVERSATION
 from api.fields import ReadIn, TypingIn, parse
@@ -28,12 +29,15 @@ _typed_at: dict[tuple[int, str], float] = {}
 @attention.put("/v1/conversations/<conversation_id>/read")
 @describe(
     "Say up to which chat a party has read; never goes back",
+    needs="send",
+    of="conversation",
     takes=ReadIn,
     gives=answers.ReadMark,
     problems=(400, 404, 409, 413, 415),
 )
 def put_read(conversation_id: str) -> Response:
     mark = parse(ReadIn, body())
+    speak_as(mark.reader, "reader")
     number = path_id(conversation_id, NO_SUCH_CONVERSATION)
     with engine().connect() as connection:
         row = connection.execute(query("mark_read"), {"conversation_id": number} | mark.model_dump()).one()
@@ -43,9 +47,17 @@ def put_read(conversation_id: str) -> Response:
 
 
 @attention.post("/v1/conversations/<conversation_id>/typing")
-@describe("Say that a party is typing; shown for some 5 s", takes=TypingIn, status=204, problems=(400, 404, 413, 415))
+@describe(
+    "Say that a party is typing; shown for some 5 s",
+    needs="send",
+    of="conversation",
+    takes=TypingIn,
+    status=204,
+    problems=(400, 404, 413, 415),
+)
 def post_typing(conversation_id: str) -> Response:
     typing = parse(TypingIn, body())
+    speak_as(typing.sender, "sender")
     number = path_id(conversation_id, NO_SUCH_CONVERSATION)
     if _is_due((number, typing.sender)):
         c = conversations_table.c

@@ -31,6 +31,8 @@ SECRET_BYTES = 32
 @channels.put("/v1/stores/<store_id>/channels/<name>")
 @describe(
     "Make a webhook, or change it; a secret that is made here is shown in this answer and never again",
+    needs="admin",
+    of="store",
     takes=WebhookIn,
     json_only=True,
     gives=answers.ChannelWithSecret,
@@ -61,7 +63,7 @@ def put_channel(store_id: str, name: str) -> Response:
 
 
 @channels.get("/v1/stores/<store_id>/channels")
-@describe("The channels, without their secrets", gives=answers.Channels, problems=(404,))
+@describe("The channels, without their secrets", needs="read", of="store", gives=answers.Channels, problems=(404,))
 def list_channels(store_id: str) -> Response:
     number = path_id(store_id, NO_SUCH_STORE)
     with engine().connect() as connection:
@@ -70,13 +72,15 @@ def list_channels(store_id: str) -> Response:
 
 
 @channels.get("/v1/stores/<store_id>/channels/<name>")
-@describe("A channel and how it does, without its secret", gives=answers.Channel, problems=(404,))
+@describe(
+    "A channel and how it does, without its secret", needs="read", of="store", gives=answers.Channel, problems=(404,)
+)
 def get_channel(store_id: str, name: str) -> Response:
     return reply(_channel(_read(*_whose(store_id, name))))
 
 
 @channels.delete("/v1/stores/<store_id>/channels/<name>")
-@describe("Remove a channel", gives=answers.Channel, problems=(404,))
+@describe("Remove a channel", needs="admin", of="store", gives=answers.Channel, problems=(404,))
 def delete_channel(store_id: str, name: str) -> Response:
     number, name = _whose(store_id, name)
     row = _read(number, name)
@@ -86,13 +90,19 @@ def delete_channel(store_id: str, name: str) -> Response:
 
 
 @channels.post("/v1/stores/<store_id>/channels/<name>/pause")
-@describe("Deliver nothing until it is resumed", gives=answers.Channel, problems=(404,))
+@describe("Deliver nothing until it is resumed", needs="admin", of="store", gives=answers.Channel, problems=(404,))
 def pause_channel(store_id: str, name: str) -> Response:
     return _done(query("pause_channel"), *_whose(store_id, name))
 
 
 @channels.post("/v1/stores/<store_id>/channels/<name>/resume")
-@describe("Go on at once: after a pause, disabled, or waiting to retry", gives=answers.Channel, problems=(404,))
+@describe(
+    "Go on at once: after a pause, disabled, or waiting to retry",
+    needs="admin",
+    of="store",
+    gives=answers.Channel,
+    problems=(404,),
+)
 def resume_channel(store_id: str, name: str) -> Response:
     return _done(query("resume_channel"), *_whose(store_id, name))
 
@@ -100,6 +110,8 @@ def resume_channel(store_id: str, name: str) -> Response:
 @channels.post("/v1/stores/<store_id>/channels/<name>/replay")
 @describe(
     "Deliver once more all that was sent after a position of the log",
+    needs="admin",
+    of="store",
     takes=ReplayIn,
     json_only=True,
     gives=answers.Channel,
@@ -113,6 +125,8 @@ def replay_channel(store_id: str, name: str) -> Response:
 @channels.get("/v1/stores/<store_id>/channels/<name>/failures")
 @describe(
     "The channel's dead letters by position; the Link header has the next page",
+    needs="read",
+    of="store",
     gives=answers.ChannelFailures,
     query={"after": (0, LARGEST_CHAT_ID), "limit": (1, PAGE)},
     problems=(400, 404),
@@ -143,27 +157,31 @@ def get_failures(store_id: str, name: str) -> Response:
 
 
 @channels.post("/v1/stores/<store_id>/channels/<name>/failures/requeue")
-@describe("Deliver all dead letters once more", gives=answers.Channel, problems=(404,))
+@describe("Deliver all dead letters once more", needs="admin", of="store", gives=answers.Channel, problems=(404,))
 def requeue_all(store_id: str, name: str) -> Response:
     return _done(query("requeue_on_channel"), *_whose(store_id, name), chat_id=None)
 
 
 @channels.post("/v1/stores/<store_id>/channels/<name>/failures/<chat_id>/requeue")
-@describe("Deliver a dead letter once more", gives=answers.Channel, problems=(404,))
+@describe("Deliver a dead letter once more", needs="admin", of="store", gives=answers.Channel, problems=(404,))
 def requeue(store_id: str, name: str, chat_id: str) -> Response:
     return _done(query("requeue_on_channel"), *_whose(store_id, name), chat_id=_chat(chat_id))
 
 
 @channels.delete("/v1/stores/<store_id>/channels/<name>/failures/<chat_id>")
 @describe(
-    "Give up a dead letter, or the chat that a failing channel waits with", gives=answers.Channel, problems=(404,)
+    "Give up a dead letter, or the chat that a failing channel waits with",
+    needs="admin",
+    of="store",
+    gives=answers.Channel,
+    problems=(404,),
 )
 def skip(store_id: str, name: str, chat_id: str) -> Response:
     return _done(query("skip_on_channel"), *_whose(store_id, name), chat_id=_chat(chat_id))
 
 
 @channels.get("/v1/stores/<store_id>/channels/<name>/attempts")
-@describe("The newest attempts of a webhook", gives=answers.ChannelAttempts, problems=(404,))
+@describe("The newest attempts of a webhook", needs="read", of="store", gives=answers.ChannelAttempts, problems=(404,))
 def get_attempts(store_id: str, name: str) -> Response:
     row = _read(*_whose(store_id, name))
     with engine().connect() as connection:

@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Blueprint, Response
 
-from api import answers
-from api.context import announcer, engine, reply
+from api import access, answers
+from api.context import announcer, engine, rates, reply
 from api.fields import MOST_CHATS, BriefChatIn, ChatEditIn, parse
 from api.openapi import describe
 from api.problems import Problem, of_sqlstate
@@ -31,6 +31,8 @@ MESSAGES = {
 @chats.post("/app/startChat/")
 @describe(
     "Start a chat, or go on with one",
+    needs="send",
+    of="chats in the body",
     takes=BriefChatIn,
     gives=answers.BriefChat,
     problems=(400, 403, 404, 409, 413, 415),
@@ -44,6 +46,8 @@ def start_chat() -> Response:
 @chats.post("/v1/chats")
 @describe(
     f"Send a chat, or a list of up to {MOST_CHATS}, each answered by itself in the same order",
+    needs="send",
+    of="chats in the body",
     takes=ChatIn,
     gives=answers.Chat | list[answers.Accepted | answers.ProblemOut],
     created=answers.Chat,
@@ -61,13 +65,20 @@ def post_chats() -> Response:
 
 
 @chats.get("/v1/chats/<chat_id>")
-@describe("Read a chat", gives=answers.SentChat, problems=(404,))
+@describe("Read a chat", needs="read", of="chat", gives=answers.SentChat, problems=(404,))
 def get_chat(chat_id: str) -> Response:
     return reply(answers.sent_chat(_read(path_id(chat_id, NO_SUCH_CHAT, chat=True))))
 
 
 @chats.patch("/v1/chats/<chat_id>")
-@describe("Edit a chat that still waits", takes=ChatEditIn, gives=answers.SentChat, problems=(400, 404, 409, 413, 415))
+@describe(
+    "Edit a chat that still waits",
+    needs="send",
+    of="chat",
+    takes=ChatEditIn,
+    gives=answers.SentChat,
+    problems=(400, 404, 409, 413, 415),
+)
 def edit_chat(chat_id: str) -> Response:
     number = path_id(chat_id, NO_SUCH_CHAT, chat=True)
     edit = parse(ChatEditIn, body())
@@ -79,7 +90,7 @@ def edit_chat(chat_id: str) -> Response:
 
 
 @chats.delete("/v1/chats/<chat_id>")
-@describe("Cancel a chat that is not sent", gives=answers.SentChat, problems=(404, 409))
+@describe("Cancel a chat that is not sent", needs="send", of="chat", gives=answers.SentChat, problems=(404, 409))
 def cancel_chat(chat_id: str) -> Response:
     number = path_id(chat_id, NO_SUCH_CHAT, chat=True)
     with engine().connect() as connection:
@@ -93,6 +104,8 @@ NO_SUCH_CHAT = "There is no chat with the specified id."
 
 
 def _enqueue(chat: ChatIn) -> sa.Row[Any]:
+    if (objection := access.objections_to([chat])[0]) is not None:
+        raise objection
     with engine().connect() as connection:
         row = connection.execute(query("enqueue_chat"), chat.model_dump()).one()
     _tell_held([row])
@@ -123,6 +136,8 @@ def _enqueue_all(items: list[Any]) -> list[dict[str, Any]]:
     """One answer for each item, in order: the chat with its status, or the problem it has."""
     if not 1 <= len(items) <= MOST_CHATS:
         raise Problem(400, f"a list of chats must have 1 to {MOST_CHATS}")
+    if access.caller().party is not None:
+        rates().count(access.caller(), len(items) - 1)
     results: list[dict[str, Any]] = []
     good: list[tuple[int, ChatIn]] = []
     for place, item in enumerate(items):
@@ -131,6 +146,10 @@ def _enqueue_all(items: list[Any]) -> list[dict[str, Any]]:
             results.append({})
         except Problem as problem:
             results.append(problem.as_dict())
+    objections = access.objections_to([chat for _, chat in good])
+    for (place, _), objection in zip(good, objections, strict=True):
+        results[place] = objection.as_dict() if objection else {}
+    good = [pair for pair, objection in zip(good, objections, strict=True) if objection is None]
     if good:
         with engine().connect() as connection:
             rows = list(connection.execute(query("enqueue_chats"), _columns([chat for _, chat in good])))

@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from flask import Flask, Response, current_app
 
 from api.feed import Feed
+from api.keys import KeyRing
+from api.limits import Pressure, Rates
 from api.presence import Presence
 from api.signals import Announcer
 from sql.settings import Settings
@@ -23,12 +25,24 @@ class Shared:
     feed: Feed
     announcer: Announcer
     presence: Presence
+    keys: KeyRing
+    rates: Rates
+    pressure: Pressure
 
 
 def install(app: Flask, settings: Settings, database: sa.Engine) -> None:
     """Gives the app what the functions below answer."""
     feed = Feed(settings.database_url, database)
-    app.extensions["shoptalk"] = Shared(settings, database, feed, Announcer(database), Presence(database))
+    app.extensions["shoptalk"] = Shared(
+        settings,
+        database,
+        feed,
+        Announcer(database),
+        Presence(database),
+        KeyRing(database, settings.api_keys),
+        Rates(settings),
+        Pressure(database, settings),
+    )
 
 
 def settings() -> Settings:
@@ -54,6 +68,21 @@ def announcer() -> Announcer:
 def presence() -> Presence:
     """The process's record of who looks."""
     return _shared().presence
+
+
+def keys() -> KeyRing:
+    """Who the process's callers are."""
+    return _shared().keys
+
+
+def rates() -> Rates:
+    """How much the process's callers have asked for."""
+    return _shared().rates
+
+
+def pressure() -> Pressure:
+    """How the queue was when the process last looked."""
+    return _shared().pressure
 
 
 def _shared() -> Shared:

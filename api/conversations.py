@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from flask import Blueprint, Response
 
 from api import answers
+from api.access import caller
 from api.context import engine, reply
+from api.keys import Caller
 from api.openapi import describe
 from api.problems import Problem
 from api.requests import path_id, query_number
@@ -25,14 +27,26 @@ NO_SUCH_CONVERSATION = "There is no conversation with the specified id."
 
 
 @conversations.get("/app/getConversation/<conversation_id>/")
-@describe("Read a conversation with all its chats", gives=answers.BriefConversation, problems=(404,))
+@describe(
+    "Read a conversation with all its chats",
+    needs="read",
+    of="conversation",
+    gives=answers.BriefConversation,
+    problems=(404,),
+)
 def brief_conversation(conversation_id: str) -> Response:
     head, _, pages = _whole(conversation_id)
     return _streamed('{"conversation":', head, pages, ',"status":200}')
 
 
 @conversations.get("/v1/conversations/<conversation_id>")
-@describe("Read a conversation with all its chats", gives=answers.ConversationNow, problems=(404,))
+@describe(
+    "Read a conversation with all its chats",
+    needs="read",
+    of="conversation",
+    gives=answers.ConversationNow,
+    problems=(404,),
+)
 def get_conversation(conversation_id: str) -> Response:
     head, cursor, pages = _whole(conversation_id)
     with engine().connect() as connection:
@@ -51,6 +65,8 @@ def get_conversation(conversation_id: str) -> Response:
 @conversations.get("/v1/conversations/<conversation_id>/chats")
 @describe(
     "Read some chats of a conversation in order; the Link header has the next page",
+    needs="read",
+    of="conversation",
     gives=answers.ChatPage,
     problems=(400, 404),
     query={"after": (0, LARGEST_SEQ), "limit": (1, PAGE)},
@@ -67,7 +83,7 @@ def get_chats(conversation_id: str) -> Response:
     if len(page) > limit:
         page.pop()
         headers["Link"] = f'</v1/conversations/{number}/chats?after={page[-1].seq}&limit={limit}>; rel="next"'
-    return reply({"chat": [answers.chat(row) for row in page]}, 200, **headers)
+    return reply({"chat": _chats(page, caller())}, 200, **headers)
 
 
 def _exists(connection: sa.Connection, number: int) -> bool:
@@ -79,6 +95,10 @@ def _page(connection: sa.Connection, number: int, after: int, limit: int) -> lis
     """Chats of the conversation whose seq is above `after`, at most `limit`, each with the conversation's columns."""
     bounds = {"conversation_id": number, "after": after, "page": limit}
     return list(connection.execute(query("read_conversation"), bounds))
+
+
+def _chats(page: list[sa.Row[Any]], asker: Caller) -> list[dict[str, Any]]:
+    return [answers.chat(row) for row in page if asker.sees(row.sender, row.state)]
 
 
 def _whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.Row[Any]]]]:
@@ -107,12 +127,15 @@ def _whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.
 def _streamed(before: str, head: dict[str, Any], pages: Iterator[list[sa.Row[Any]]], after: str) -> Response:
     """The answer as it is read, so that a conversation of a million chats needs the memory of one page."""
 
+    asker = caller()
+
     def text() -> Iterator[str]:
         yield before + json.dumps(head)[:-1] + ', "chat":['
         separator = ""
         for page in pages:
-            yield separator + json.dumps([answers.chat(row) for row in page])[1:-1]
-            separator = ","
+            if chats := _chats(page, asker):
+                yield separator + json.dumps(chats)[1:-1]
+                separator = ","
         yield "]}" + after
 
     return Response(text(), mimetype="application/json")

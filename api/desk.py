@@ -32,6 +32,8 @@ LISTED = "; the Link header has the next page"
 @desk.get("/v1/operators/<operator_id>/conversations")
 @describe(
     "List an operator's conversations, newest activity first" + LISTED,
+    needs="read",
+    of="operator",
     gives=answers.ConversationList,
     problems=(400, 404),
     query=PAGING,
@@ -44,6 +46,8 @@ def operator_conversations(operator_id: str) -> Response:
 @desk.get("/v1/stores/<store_id>/conversations")
 @describe(
     "List a store's conversations, newest activity first" + LISTED,
+    needs="read",
+    of="store",
     gives=answers.ConversationList,
     problems=(400, 404),
     query=PAGING,
@@ -54,7 +58,13 @@ def store_conversations(store_id: str) -> Response:
 
 
 @desk.get("/v1/stores/<store_id>")
-@describe("Read a store: whether it is open, and when it next opens and closes", gives=answers.Store, problems=(404,))
+@describe(
+    "Read a store: whether it is open, and when it next opens and closes",
+    needs="read",
+    of="opening",
+    gives=answers.Store,
+    problems=(404,),
+)
 def get_store(store_id: str) -> Response:
     number = path_id(store_id, NO_SUCH_STORE)
     with engine().connect() as connection:

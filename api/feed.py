@@ -12,13 +12,14 @@ import json
 import logging
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 
 from api import answers
+from api.keys import ANYBODY, Caller
 from api.signals import CHANNEL, Signal
 from api.signals import encode as encode_signal
 from sql.database import connect, query
@@ -43,8 +44,9 @@ class Subscription:
     the stream catches up from the log as one that has just come.
     """
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, asker: Caller = ANYBODY) -> None:
         self.key = key
+        self.asker = asker  # gets only what is within their reach
         self.since = 0
         self.behind = False
         self.ended = False
@@ -109,10 +111,15 @@ class Feed:
         self._closed = False
         self._position = 0  # everything up to here has been handed out
         self.streams = 0
+        self._askers: Counter[str] = Counter()
 
-    def subscribe(self, key: Key) -> Subscription:
+    def streams_of(self, asker: Caller) -> int:
+        """How many streams they have open."""
+        return self._askers[asker.name]
+
+    def subscribe(self, key: Key, asker: Caller = ANYBODY) -> Subscription:
         """A subscription from now on. Raises sqlalchemy.exc.SQLAlchemyError without a database."""
-        subscription = Subscription(key)
+        subscription = Subscription(key, asker)
         with self._lock:
             if not self.streams:
                 # Nobody listened, so nothing was handed out: begin at the end.
@@ -123,6 +130,7 @@ class Feed:
                 threading.Thread(target=self._run, name="feed", daemon=True).start()
             self._streams[key].add(subscription)
             self.streams += 1
+            self._askers[asker.name] += 1
             subscription.ended = self._closed
             subscription.begin(self._position)
             return subscription
@@ -146,6 +154,9 @@ class Feed:
             for key in subscription.parties:
                 _discard(self._watchers, key, subscription)
             self.streams -= 1
+            self._askers[subscription.asker.name] -= 1
+            if not self._askers[subscription.asker.name]:
+                del self._askers[subscription.asker.name]
 
     def close(self) -> None:
         """Ends every stream: their readers come back to another process, by their cursors."""
@@ -199,31 +210,34 @@ class Feed:
             if signal.scope is not None:
                 _show_presence(signal, readers)
                 continue
-            event = changed.get(signal.data.get("chat_id")) if signal.event == "change" else signal.encode()
-            if event is not None:
-                for subscription in readers:
+            chat = changed.get(signal.data.get("chat_id"))
+            event = encode_signal("change", chat) if chat else signal.encode()
+            for subscription in readers if chat or signal.event != "change" else ():
+                if not chat or subscription.asker.sees(chat["sender"], chat["state"]):
                     subscription.put_signal(event)
 
     def _readers(self, signal: Signal) -> set[Subscription]:
         with self._lock:
             watchers = self._watchers.get(signal.scope, ()) if signal.scope else ()
-            return set(watchers).union(*(self._streams.get(key, ()) for key in signal.to.items()))
+            readers = set[Subscription]().union(*(self._streams.get(key, ()) for key in signal.to.items()))
+            return {reader for reader in readers if reader.asker.reaches(signal.to)} | set(watchers)
 
-    def _read_changed(self, signals: list[Signal]) -> dict[Any, bytes]:
-        """The events of changed chats as they are now, by chat_id. One that is sent has none: it comes by the log."""
+    def _read_changed(self, signals: list[Signal]) -> dict[Any, dict[str, Any]]:
+        """Changed chats as they are now, by chat_id, without those that are sent: they come by the log."""
         if not signals:
             return {}
         chat_ids = [signal.data.get("chat_id") for signal in signals]
         with self._engine.connect() as connection:
             rows = connection.execute(query("read_changed"), {"chat_ids": chat_ids})
-            return {row.chat_id: encode_signal("change", answers.chat(row)) for row in rows}
+            return {row.chat_id: answers.chat(row) for row in rows}
 
     def _hand_out(self, row: Any) -> None:
         event = None
         for name in KEYS:
             for subscription in self._streams.get((name, getattr(row, name)), ()):
-                event = event or encode(row)
-                subscription.put(row.position, event)
+                if subscription.asker.reaches(row._mapping):
+                    event = event or encode(row)
+                    subscription.put(row.position, event)
 
 
 def _discard(streams: dict[Key, set[Subscription]], key: Key, subscription: Subscription) -> None:

@@ -28,7 +28,7 @@ FIRST_YEAR, LAST_YEAR = 1900, 2200
 
 
 @hours.get("/v1/stores/<store_id>/hours")
-@describe("Read a store's hours", gives=answers.Hours, problems=(404,))
+@describe("Read a store's hours", needs="read", of="store", gives=answers.Hours, problems=(404,))
 def get_hours(store_id: str) -> Response:
     number = path_id(store_id, NO_SUCH_STORE)
     with engine().connect() as connection:
@@ -41,6 +41,8 @@ def get_hours(store_id: str) -> Response:
 @hours.put("/v1/stores/<store_id>/hours")
 @describe(
     "Replace a store's hours and move what it holds; with dry_run only say what would move",
+    needs="admin",
+    of="store",
     takes=HoursIn,
     json_only=True,
     gives=answers.ChangedHours,
@@ -56,6 +58,8 @@ def put_hours(store_id: str) -> Response:
 @hours.post("/v1/stores/<store_id>/hours/holidays")
 @describe(
     "Close a store on a country's public holidays, but for days on which it has an exception already",
+    needs="admin",
+    of="store",
     takes=HolidaysIn,
     json_only=True,
     gives=answers.ChangedHours,
@@ -71,6 +75,8 @@ def post_holidays(store_id: str) -> Response:
 @hours.get("/v1/stores/<store_id>/hours/explain")
 @describe(
     "Say why a store is open or closed at an instant, and what is next",
+    needs="read",
+    of="store",
     gives=answers.HoursExplained,
     query={"at": {"type": "string", "format": "date-time"}},
     problems=(400, 404),
@@ -85,7 +91,7 @@ def explain_hours(store_id: str) -> Response:
 
 
 @hours.get("/v1/clients/<client_id>/quiet-hours")
-@describe("Read a client's quiet hours", gives=answers.QuietHours, problems=(404,))
+@describe("Read a client's quiet hours", needs="read", of="client", gives=answers.QuietHours, problems=(404,))
 def get_quiet_hours(client_id: str) -> Response:
     return reply(_quiet_hours(path_id(client_id, NO_SUCH_CLIENT)))
 
@@ -93,6 +99,8 @@ def get_quiet_hours(client_id: str) -> Response:
 @hours.put("/v1/clients/<client_id>/quiet-hours")
 @describe(
     "Set a client's quiet hours: chats from operators then wait for their end too",
+    needs="send",
+    of="client",
     takes=QuietHoursIn,
     json_only=True,
     gives=answers.QuietHours,
@@ -105,7 +113,7 @@ def put_quiet_hours(client_id: str) -> Response:
 
 
 @hours.delete("/v1/clients/<client_id>/quiet-hours")
-@describe("Take a client's quiet hours away", gives=answers.QuietHours, problems=(404,))
+@describe("Take a client's quiet hours away", needs="send", of="client", gives=answers.QuietHours, problems=(404,))
 def delete_quiet_hours(client_id: str) -> Response:
     number = path_id(client_id, NO_SUCH_CLIENT)
     before = _quiet_hours(number)

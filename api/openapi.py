@@ -12,6 +12,7 @@ from flask import Flask
 from pydantic import BaseModel, TypeAdapter
 from werkzeug.routing import Rule
 
+from api import access
 from api.answers import ProblemOut
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -44,12 +45,15 @@ class Operation:
     list_up_to: int = 0  # the body may also be a JSON list of so many
 
 
-def describe(summary: str, **parts: Any) -> Callable[[View], View]:
-    """Says what a view takes and gives, for the document below. The parts are Operation's fields."""
+def describe(summary: str, needs: str, of: str = "nothing", **parts: Any) -> Callable[[View], View]:
+    """Says who may call a view (`access.needs`) and what it takes and gives, for the document below.
+
+    The parts are Operation's fields.
+    """
 
     def attach(view: View) -> View:
         view.operation = Operation(summary, **parts)  # type: ignore[attr-defined]
-        return view
+        return access.needs(needs, of)(view)
 
     return attach
 
@@ -59,21 +63,29 @@ def document(app: Flask) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
-        operation = getattr(app.view_functions[rule.endpoint], "operation", None)
+        view = app.view_functions[rule.endpoint]
+        operation = getattr(view, "operation", None)
         if operation is not None:
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
             for method in rule.methods & {"GET", "POST", "PUT", "PATCH", "DELETE"} if rule.methods else ():
-                paths.setdefault(path, {})[method.lower()] = _operation(rule, operation, schemas)
+                described = _operation(rule, operation, schemas) | _security(access.need_of(view))
+                paths.setdefault(path, {})[method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {"title": "Shoptalk", "version": "1", "description": "Chat between a store's clients and operators."},
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "a key or a token"}},
         },
-        "security": [{}, {"key": []}],
     }
+
+
+def _security(need: access.Need | None) -> dict[str, Any]:
+    """The scope that is needed; nothing is where the server has no keys."""
+    if need is None or need.scope == access.OPEN:
+        return {"security": []}
+    return {"security": [{}, {"key": [] if need.scope == access.ANY else [need.scope]}]}
 
 
 def _operation(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +137,7 @@ def _responses(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dic
     if operation.created is not None and rule.rule.startswith("/v1/"):
         responses["201"] = {"description": "created", "content": _json(operation.created, schemas)}
     problem = {"application/problem+json": {"schema": _schema(ProblemOut, schemas)}}
-    for status in sorted({*operation.problems, 401, 405, 503}):
+    for status in sorted({*operation.problems, 401, 403, 405, 429, 503}):
         responses[str(status)] = {"description": "see `detail`", "content": problem}
     return responses
 

@@ -10,6 +10,7 @@ from typing import cast
 from flask import Blueprint, Response, request
 from werkzeug.security import safe_join
 
+from api.access import needs
 from api.problems import Problem
 from api.requests import path_id
 
@@ -22,27 +23,32 @@ NO_SUCH_PAGE = "There is no such page."
 
 
 @pages.get("/desk")
+@needs("open")
 def desk() -> Response:
     return _file("desk.html")
 
 
 @pages.get("/desk/hours")
+@needs("open")
 def hours() -> Response:
     return _file("hours.html")
 
 
 @pages.get("/chat/<conversation_id>")
+@needs("open")
 def chat_window(conversation_id: str) -> Response:
     path_id(conversation_id, NO_SUCH_PAGE)
     return _file("chat.html", framed_by="*")  # a shop embeds it in pages of its own
 
 
 @pages.get("/embed.js")
+@needs("open")
 def embed() -> Response:
     return _file("embed.js")
 
 
 @pages.get("/static/<path:name>")
+@needs("open")
 def static_file(name: str) -> Response:
     return _file(name)
 

@@ -9,6 +9,7 @@ from flask import Blueprint, Response
 from pydantic import BaseModel
 
 from api import answers
+from api.access import caller, insist_on_store
 from api.context import engine, reply, settings
 from api.fields import ClientIn, OperatorIn, parse
 from api.openapi import describe
@@ -21,19 +22,37 @@ people = Blueprint("people", __name__)
 
 @people.post("/app/addClient/", endpoint="brief_add_client", defaults={"created_status": 200})
 @people.post("/v1/clients", defaults={"created_status": 201})
-@describe("Add a client", takes=ClientIn, gives=answers.Client, created=answers.Client, problems=(400, 409, 413, 415))
+@describe(
+    "Add a client",
+    needs="send",
+    of="body",
+    takes=ClientIn,
+    gives=answers.Client,
+    created=answers.Client,
+    problems=(400, 409, 413, 415),
+)
 def add_client(created_status: int) -> Response:
-    return _added(query("add_client"), parse(ClientIn, body()), created_status)
+    # A client belongs to the store whose key adds it; one that a key of all stores adds, to every store.
+    own = {"store_id": caller().within.get("store_id")}
+    return _added(query("add_client"), parse(ClientIn, body()), created_status, own)
 
 
 @people.post("/app/addOperator/", endpoint="brief_add_operator", defaults={"created_status": 200})
 @people.post("/v1/operators", defaults={"created_status": 201})
 @describe(
-    "Add an operator", takes=OperatorIn, gives=answers.Operator, created=answers.Operator, problems=(400, 409, 413, 415)
+    "Add an operator",
+    needs="admin",
+    of="body",
+    takes=OperatorIn,
+    gives=answers.Operator,
+    created=answers.Operator,
+    problems=(400, 409, 413, 415),
 )
 def add_operator(created_status: int) -> Response:
     hours = {"timezone": settings().timezone, "opens": settings().opens, "closes": settings().closes}
-    return _added(query("add_operator"), parse(OperatorIn, body()), created_status, hours)
+    wanted = parse(OperatorIn, body())
+    insist_on_store(wanted.store_id)
+    return _added(query("add_operator"), wanted, created_status, hours)
 
 
 def _added(
@@ -47,6 +66,9 @@ def _added(
             row = connection.execute(statement, fields | (extra or {})).mappings().one_or_none()
     if row["created"]:
         return reply(fields, created_status)
+    if row["store_id"] not in (None, caller().within.get("store_id", row["store_id"])):
+        key = next(iter(fields))
+        raise Problem(409, f"{key} {fields[key]} is taken", field_errors(key, f"{fields[key]} is taken"))
     differing = [name for name, value in fields.items() if row[name] != value]
     if differing:
         key = next(iter(fields))

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import gevent
 import psycopg
 import sqlalchemy as sa
 from flask import Flask, Response, current_app, request
@@ -15,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 log = logging.getLogger("shoptalk.api")
 
 RETRY_AFTER_SECONDS = 1
+DRAIN_SECONDS = 30  # for the rest of a body that nobody wants
 
 # What the database says, by SQLSTATE and then by class. Those in ST are schema.sql's own. What is in
 # neither is trouble of the server: come again.
@@ -40,6 +42,7 @@ class Problem(Exception):
     status: int
     detail: str
     errors: list[dict[str, str]] = field(default_factory=list)
+    retry_after_seconds: int | None = None  # of 429; 503 always says it
 
     def as_dict(self) -> dict[str, Any]:
         """The members of the answer; `message` is what the brief's first clients read."""
@@ -57,8 +60,8 @@ class Problem(Exception):
         response = cast(Response, current_app.json.response(self.as_dict()))
         response.status_code = self.status
         response.content_type = "application/problem+json"
-        if self.status == 503:
-            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        if self.status == 503 or self.retry_after_seconds:
+            response.headers["Retry-After"] = str(self.retry_after_seconds or RETRY_AFTER_SECONDS)
         if self.status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         return response
@@ -120,5 +123,6 @@ def register(app: Flask) -> None:
 def _drain_body(limit_bytes: int = 64 * 2**20) -> None:
     """Reads off a body that was too large, so that the client gets to read the answer and not a reset."""
     stream = request.environ["wsgi.input"]
-    while limit_bytes > 0 and (chunk := stream.read(65536)):
-        limit_bytes -= len(chunk)
+    with gevent.Timeout(DRAIN_SECONDS, False):
+        while limit_bytes > 0 and (chunk := stream.read(65536)):
+            limit_bytes -= len(chunk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
+import gevent
 from flask import request
 from gunicorn.http.errors import ParseException
 from pydantic import TypeAdapter, ValidationError
@@ -14,6 +15,13 @@ from sql.fields import ChatId, Id
 
 _id = TypeAdapter(Id)
 _chat_id = TypeAdapter(ChatId)
+
+
+BODY_SECONDS = 30  # for all of a body, however steadily it drips
+
+
+class SlowBody(Exception):
+    """The body has not come in time."""
 
 
 def body(json_only: bool = False) -> Any:
@@ -30,7 +38,10 @@ def body(json_only: bool = False) -> Any:
 def _whole_body() -> bytes:
     """All of it: of a body that was cut off on the way, a form would make a shorter chat."""
     try:
-        data = request.get_data()
+        with gevent.Timeout(BODY_SECONDS, SlowBody):
+            data = request.get_data()
+    except SlowBody:
+        raise Problem(408, f"the body took longer than {BODY_SECONDS} s") from None
     except (ParseException, OSError) as error:  # gunicorn's word on chunks that are none
         raise Problem(400, f"the body cannot be read: {error}") from None
     if request.content_length not in (None, len(data)):
@@ -51,12 +62,20 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
-def path_id(text: str, missing: str, chat: bool = False) -> int:
-    """The id in a path. What cannot be one is not found: raises Problem 404 with the text `missing`."""
+def id_or_none(text: str | None, chat: bool = False) -> int | None:
+    """The id that a text is; None: it cannot be one."""
     try:
         return (_chat_id if chat else _id).validate_python(text)
     except ValidationError:
-        raise Problem(404, missing) from None
+        return None
+
+
+def path_id(text: str, missing: str, chat: bool = False) -> int:
+    """The id in a path. What cannot be one is not found: raises Problem 404 with the text `missing`."""
+    number = id_or_none(text, chat)
+    if number is None:
+        raise Problem(404, missing)
+    return number
 
 
 def query_flag(name: str) -> bool:

@@ -12,8 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
-from api.context import engine, feed, presence
+from api.access import caller, needs
+from api.context import engine, feed, keys, presence
 from api.feed import KEYS, PAGE, Feed, Key, Subscription, encode, is_present
+from api.keys import KeyRing
 from api.presence import Place
 from api.problems import Problem, field_errors
 from api.requests import query_number
@@ -26,8 +28,8 @@ stream = Blueprint("stream", __name__)
 HEARTBEAT_SECONDS = 12.0  # the contract says 15 at most; also how a vanished reader is noticed
 PRESENT_HEARTBEAT_SECONDS = 5.0  # of a reader who says who looks: that one has left is to be seen soon
 LIFETIME_SECONDS = (300.0, 600.0)  # then the reader reconnects: streams spread over the processes again
-STUCK_SECONDS = 60.0
 MOST_STREAMS = 8000  # a process; more are answered 503
+MOST_TOKEN_STREAMS = 50  # and of one client, operator or conversation with tokens; more are answered 429
 WINDOW = 20_000  # positions that one catch-up read of a client's, an operator's or a store's stream goes over
 
 
@@ -49,22 +51,26 @@ class Start:
 
 
 @stream.get("/v1/stream")
+@needs("read", of="stream")
 def get_stream() -> Response:
     key = _key()
     if feed().streams >= MOST_STREAMS:
         raise Problem(503, "this process has as many streams as it can keep, try again")
+    asker = caller()
+    if asker.party is not None and feed().streams_of(asker) >= MOST_TOKEN_STREAMS:
+        raise Problem(429, f"{MOST_TOKEN_STREAMS} streams are open for this already", retry_after_seconds=10)
     place = _place(key)
     start = _start()
     source = feed()
-    subscription = source.subscribe(key)
+    subscription = source.subscribe(key, asker)
     try:
         start.first += _conversation_now(source, subscription, place)
     except BaseException:
         source.unsubscribe(subscription)
         raise
-    _limit_stuck_writes()
     heartbeat = HEARTBEAT_SECONDS if place is None else PRESENT_HEARTBEAT_SECONDS
-    response = Response(_events(source, engine(), subscription, start, heartbeat), mimetype="text/event-stream")
+    events = _events(source, engine(), subscription, start, heartbeat, keys())
+    response = Response(events, mimetype="text/event-stream")
     response.call_on_close(lambda: source.unsubscribe(subscription))
     if place is not None:
         record = presence()
@@ -73,13 +79,6 @@ def get_stream() -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the events back
     return response
-
-
-def _limit_stuck_writes() -> None:
-    """A reader that takes nothing at all for this long is cut off; it would hold its place for ever."""
-    connection = request.environ.get("gunicorn.socket")
-    if connection is not None:
-        connection.settimeout(STUCK_SECONDS)
 
 
 def _key() -> Key:
@@ -146,17 +145,18 @@ def _start() -> Start:
 
 
 def _events(
-    source: Feed, database: sa.Engine, subscription: Subscription, start: Start, heartbeat: float
+    source: Feed, database: sa.Engine, subscription: Subscription, start: Start, heartbeat: float, ring: KeyRing
 ) -> Iterator[bytes]:
     """The stream: reads the log by the cursor to where the subscription begins, and goes on from its queue."""
     ends_at = time.monotonic() + random.uniform(*LIFETIME_SECONDS)  # noqa: S311  # spreads reconnects
     cursor = start.cursor
     # The id at once: a reader that is cut before its first chat resumes from here.
     yield b"retry: 1000\nid: %d\n\n" % cursor + start.first
-    while not subscription.ended and time.monotonic() < ends_at:
+    # And to its end at once where its key is revoked or its token has expired, within a heartbeat and a few seconds.
+    while not subscription.ended and time.monotonic() < ends_at and ring.still_holds(subscription.asker):
         if cursor < subscription.since:
             for rows in _catch_up(database, subscription.key, cursor, subscription.since):
-                yield b"".join(map(encode, rows))
+                yield b"".join(encode(row) for row in rows if subscription.asker.reaches(row._mapping))
             cursor = subscription.since
         taken = subscription.take(heartbeat)
         events = [event for position, event in taken if position > cursor or not position]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ import psycopg
 
 from embedded import programs
 from embedded.cluster import Cluster, data_folder
+from sql.keys import insist_on_keys
 from sql.schema import WrongSchema, prepare
 from sql.settings import BadSetting, Settings
 
@@ -48,6 +50,7 @@ def main() -> int:
                 cluster = stack.enter_context(Cluster(data_folder()))
                 os.environ["DATABASE_URL"] = cluster.url
             prepare(os.environ["DATABASE_URL"])
+            insist_on_keys(dataclasses.replace(settings, database_url=os.environ["DATABASE_URL"]))
             return _run_procfile(settings, cluster)
     except Ended:
         return 0

@@ -1,15 +1,18 @@
 """`python -m sql`: brings the database of DATABASE_URL up to date, or says why it cannot."""
 
 import logging
-import os
 import sys
 
 import psycopg
 
+from sql.keys import insist_on_keys
 from sql.schema import WrongSchema, prepare
+from sql.settings import BadSetting, Settings
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
 try:
-    prepare(os.environ.get("DATABASE_URL", ""))
-except (WrongSchema, psycopg.Error) as error:
+    settings = Settings.from_environment()
+    prepare(settings.database_url)
+    insist_on_keys(settings)
+except (BadSetting, WrongSchema, psycopg.Error) as error:
     sys.exit(f"shoptalk: {error}")

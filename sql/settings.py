@@ -8,8 +8,9 @@ import os
 import re
 import zoneinfo
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 SPAN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
@@ -21,21 +22,29 @@ class BadSetting(ValueError):
 class Settings:
     """What one process needs to know. `from_environment()` is the way to make one."""
 
-    database_url: str  # a libpq URL or keyword string; empty: libpq's own defaults (PGHOST …)
+    # A libpq URL or keyword string; empty: libpq's own defaults (PGHOST …). Not shown, as it may have a password.
+    database_url: str = field(repr=False)
     host: str = "127.0.0.1"
     port: int = 8000
     web_processes: int = 2
-    api_keys: tuple[str, ...] = ()  # empty: open, which only a loopback host may be
+    api_keys: tuple[str, ...] = field(default=(), repr=False)  # all scopes, all stores; others are in the database
     timezone: str = "UTC"  # IANA name; with opens and closes, what a new store starts with
     opens: dt.time = dt.time(9)
     closes: dt.time = dt.time(14)  # at or before opens: past midnight; both 00:00: the whole day
     webhook_allow_private: bool = False  # webhooks may go to loopback, private and link-local addresses
+    cors_origins: frozenset[str] = frozenset()  # whose pages may call the API
+    proxies: int = 0  # in front of web, each of which adds the address it was asked from to X-Forwarded-For
+    key_per_minute: int = 60_000  # requests of one key to one web process; 0: any number
+    token_per_minute: int = 600  # of one client, operator or conversation with tokens
+    address_per_minute: int = 3000  # of one address that shows neither
+    most_waiting: int = 0  # chats in the queue, held ones too, above which more are refused; 0: any number
+    oldest_queued_seconds: int = 0  # how long a chat may wait to be sent before more are refused; 0: any time
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Reads the variables that the README lists. Raises BadSetting."""
         opens, closes = _span(environ.get("SHOPTALK_HOURS") or "09:00-14:00")
-        settings = cls(
+        return cls(
             database_url=environ.get("DATABASE_URL", ""),
             host=environ.get("HOST") or cls.host,
             port=_number("PORT", environ.get("PORT") or str(cls.port)),
@@ -45,13 +54,29 @@ class Settings:
             opens=opens,
             closes=closes,
             webhook_allow_private=environ.get("SHOPTALK_WEBHOOK_ALLOW_PRIVATE", "") not in ("", "0", "false", "no"),
+            cors_origins=_origins(environ.get("SHOPTALK_CORS_ORIGINS", "")),
+            proxies=_count("SHOPTALK_PROXIES", environ.get("SHOPTALK_PROXIES"), cls.proxies),
+            key_per_minute=_count(
+                "SHOPTALK_KEY_PER_MINUTE", environ.get("SHOPTALK_KEY_PER_MINUTE"), cls.key_per_minute
+            ),
+            token_per_minute=_count(
+                "SHOPTALK_TOKEN_PER_MINUTE", environ.get("SHOPTALK_TOKEN_PER_MINUTE"), cls.token_per_minute
+            ),
+            address_per_minute=_count(
+                "SHOPTALK_ADDRESS_PER_MINUTE", environ.get("SHOPTALK_ADDRESS_PER_MINUTE"), cls.address_per_minute
+            ),
+            most_waiting=_count("SHOPTALK_MOST_WAITING", environ.get("SHOPTALK_MOST_WAITING"), cls.most_waiting),
+            oldest_queued_seconds=_count(
+                "SHOPTALK_OLDEST_QUEUED_SECONDS",
+                environ.get("SHOPTALK_OLDEST_QUEUED_SECONDS"),
+                cls.oldest_queued_seconds,
+            ),
         )
-        if not settings.api_keys and not _is_loopback(settings.host):
-            raise BadSetting(
-                f"HOST={settings.host} lets other machines in, and nothing would ask them who they are: "
-                "set SHOPTALK_API_KEYS, or HOST=127.0.0.1 behind a proxy that does"
-            )
-        return settings
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether HOST lets other machines in."""
+        return not _is_loopback(self.host)
 
 
 def _span(text: str) -> tuple[dt.time, dt.time]:
@@ -66,6 +91,22 @@ def _number(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
         raise BadSetting(f"{name}={text}: expected a number from 1 to 65535")
     return int(text)
+
+
+def _count(name: str, text: str | None, default: int) -> int:
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise BadSetting(f"{name}={text}: expected a whole number, 0 for none")
+    return int(text)
+
+
+def _origins(text: str) -> frozenset[str]:
+    origins = frozenset(origin.strip() for origin in text.split(",") if origin.strip())
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise BadSetting(f"SHOPTALK_CORS_ORIGINS={origin}: expected origins such as https://shop.example")
+    return origins
 
 
 def _timezone(name: str) -> str:

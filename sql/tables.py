@@ -6,7 +6,7 @@ metadata = MetaData()
 
 stores = Table("stores", metadata, Column("store_id", Integer, primary_key=True))
 
-operators = Table("operators", metadata, Column("operator_id", Integer, primary_key=True))
+operators = Table("operators", metadata, Column("operator_id", Integer, primary_key=True), Column("store_id", Integer))
 
 conversations = Table(
     "conversations",

@@ -13,7 +13,8 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from api.app import LARGEST_BODY_BYTES
+from api.app import LARGEST_BODY_BYTES, create_app
+from sql.keys import insist_on_keys
 from sql.settings import BadSetting, Settings
 from tests.conftest import Connection, MakeClient, on
 
@@ -372,16 +373,35 @@ def is_page(endpoint: str) -> bool:
 
 @pytest.mark.parametrize(
     "environ",
-    [{"HOST": "0.0.0.0"}, {"HOST": "example.org"}, {"HOST": "::"}, {"PORT": "x"}, {"PORT": "70000"},
+    [{"PORT": "x"}, {"PORT": "70000"},
      {"WEB_CONCURRENCY": "abc"},
      {"SHOPTALK_HOURS": "9-14"}, {"SHOPTALK_HOURS": "09:00-24:01"}, {"SHOPTALK_TIMEZONE": "Mars/Olympus"},
-     {"SHOPTALK_TIMEZONE": "../etc"}],
+     {"SHOPTALK_TIMEZONE": "../etc"}, {"SHOPTALK_PROXIES": "-1"}, {"SHOPTALK_KEY_PER_MINUTE": "1e3"},
+     {"SHOPTALK_CORS_ORIGINS": "*"}, {"SHOPTALK_CORS_ORIGINS": "https://a.example/"},
+     {"SHOPTALK_CORS_ORIGINS": "https://a.example, b.example"}],
 )  # fmt: skip
 def test_a_setting_that_cannot_be_used_is_named(environ: dict[str, str]) -> None:
     with pytest.raises(BadSetting, match=next(iter(environ))):
         Settings.from_environment(environ)
 
 
-def test_other_machines_may_come_in_where_keys_are_asked_for() -> None:
-    settings = Settings.from_environment({"HOST": "0.0.0.0", "SHOPTALK_API_KEYS": " a, b ,"})
-    assert settings.api_keys == ("a", "b")
+def test_settings_do_not_show_their_secrets() -> None:
+    settings = Settings.from_environment({"SHOPTALK_API_KEYS": " ab, cd ,", "DATABASE_URL": "postgresql://u:pass@h/d"})
+    assert settings.api_keys == ("ab", "cd")
+    assert not re.search("ab|cd|pass", repr(settings).replace("webhook", ""))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org", "10.0.0.1"])
+def test_other_machines_come_in_only_where_keys_are_asked_for(database: str, db: Connection, host: str) -> None:
+    exposed = Settings(database_url=database, host=host)
+    for refuses in (insist_on_keys, create_app):
+        with pytest.raises(BadSetting, match=rf"HOST={re.escape(host)} .*make_key"):
+            refuses(exposed)
+    db.execute("select make_key('old')")
+    db.execute("select revoke_key('old')")
+    with pytest.raises(BadSetting):
+        insist_on_keys(exposed)
+    insist_on_keys(Settings(database_url=database, host=host, api_keys=("a",)))
+    insist_on_keys(Settings(database_url=database, host="127.0.0.1"))
+    db.execute("select make_key('shop')")
+    insist_on_keys(exposed)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
 import signal
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -473,6 +476,97 @@ def test_a_key_is_asked_for_once_and_a_wrong_one_again(
     live(desk)
     assert "sesame" not in desk.url
     site.close()
+
+
+@pytest.fixture
+def guarded(
+    browser: Browser, start: Start, shop: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
+    """A site that asks for keys, with a conversation."""
+    monkeypatch.setenv("SHOPTALK_API_KEYS", "sesame")
+    enqueue(shop, 7, "hi")
+    site = Site(browser, start, database)
+    yield site
+    site.close()
+
+
+def token(site: Site, **of: Any) -> str:
+    request = urllib.request.Request(
+        site.address("/v1/tokens"),
+        json.dumps(of).encode(),
+        {"Authorization": "Bearer sesame", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        return str(json.load(answer)["token"])
+
+
+def test_a_page_takes_its_token_from_the_fragment_and_sends_it_in_no_address(guarded: Site, shop: Connection) -> None:
+    asked: list[str] = []
+    for party, path, of in (
+        ("client", "/chat/7", {"conversation_id": 7}),
+        ("operator", "/desk?operator_id=1", {"operator_id": 1}),
+    ):
+        page = guarded.open("/static/icon.svg")
+        page.on("request", lambda request: asked.append(request.url + str(request.headers.get("referer"))))
+        secret = token(guarded, **of)
+        place = "&7" if party == "operator" else ""
+        page.goto(guarded.address(f"{path}#token={secret}{place}"))
+        live(page)
+        expect(page.locator(".text").first).to_have_text("hi")
+        say(page, f"from the {party}")
+        sent = "select count(*) from chats where payload = %s and sender = %s"
+        eventually(functools.partial(is_one, shop, sent, [f"from the {party}", party]))
+        assert secret not in page.evaluate("location.href + JSON.stringify(history.state)")
+        assert secret not in "".join(asked)
+        page.reload()
+        live(page)
+    assert any("/v1/stream" in url for url in asked)
+
+
+def test_the_bubble_asks_the_shop_for_a_token_and_again_when_it_has_expired(
+    guarded: Site, shop: Connection, other_origin: tuple[Path, str]
+) -> None:
+    folder, address = other_origin
+    script = (
+        f"<script src='{guarded.address('/embed.js')}' data-conversation=7 data-token-url=/token.json defer></script>"
+    )
+    (folder / "index.html").write_text(f"<!doctype html><title>A shop</title>{script}<h1>Lamps</h1>")
+    (folder / "token.json").write_text(json.dumps({"token": token(guarded, conversation_id=7)}))
+    page = guarded.open(address + "/")
+    page.get_by_role("button", name=re.compile("Chat with us")).click()
+    frame = page.frame_locator("iframe")
+    expect(frame.locator(".text").first).to_have_text("hi")
+    (folder / "token.json").write_text(json.dumps({"token": token(guarded, conversation_id=7, ttl_seconds=600)}))
+    shop.execute("select rotate_token_secret(forget => true)")
+    (folder / "token.json").write_text(json.dumps({"token": renewed(guarded)}))
+    frame.locator("#composer").fill("still here")
+    frame.locator("#composer").press("Enter")
+    eventually(lambda: shop.execute("select count(*) from chats").fetchone() == (2,))
+    expect(frame.locator("dialog")).to_have_count(0)
+
+
+def is_one(db: Connection, statement: str, values: list[str]) -> bool:
+    return db.execute(statement, values).fetchone() == (1,)
+
+
+def renewed(site: Site) -> str:
+    """A token that counts from now on: web has noticed that the others are forgotten."""
+    old = token(site, conversation_id=7)
+
+    def is_forgotten() -> bool:
+        nonlocal old
+        request = urllib.request.Request(
+            site.address("/v1/conversations/7"), headers={"Authorization": f"Bearer {old}"}
+        )
+        try:
+            with urllib.request.urlopen(request):
+                pass
+        except urllib.error.HTTPError as error:
+            return error.code == 401
+        return False
+
+    eventually(is_forgotten)
+    return token(site, conversation_id=7)
 
 
 @pytest.fixture

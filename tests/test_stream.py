@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import random
@@ -47,14 +48,12 @@ class Web:
         eventually(self._answers)
 
     def _answers(self) -> bool:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-            connection.request("GET", "/readyz")
-            status = connection.getresponse().status
-            connection.close()
-        except OSError:
-            return False
-        return status == 200
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
+            try:
+                connection.request("GET", "/readyz")
+                return connection.getresponse().status == 200
+            except OSError:
+                return False
 
     def open(self, query: str, last_id: str = "") -> Reader:
         return Reader(self.port, query, last_id)
@@ -63,9 +62,10 @@ class Web:
 class Reader:
     """One connection to the stream, read event by event."""
 
-    def __init__(self, port: int, query: str, last_id: str = "") -> None:
+    def __init__(self, port: int, query: str, last_id: str = "", credential: str = "") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         headers = f"Last-Event-ID: {last_id}\r\n" if last_id else ""
+        headers += f"Authorization: Bearer {credential}\r\n" if credential else ""
         self.lines = self.socket.makefile("r", encoding="utf-8", newline="\n")
         self.cursor = last_id
         try:

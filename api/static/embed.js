@@ -1,11 +1,13 @@
 /**
  * Adds a chat bubble to a shop's page:
  *   <script src="https://chat.example/embed.js" data-conversation="7" data-client="1" data-operator="1" defer></script>
- * data-label is what the button is called ("Chat with us"), data-side "left" puts it there.
+ * data-label is what the button is called ("Chat with us"), data-side "left" puts it there. Where Shoptalk asks for keys,
+ * data-token is a token that the shop's server has made for this conversation, and data-token-url an address of the
+ * shop's that answers {"token": …} for whoever is signed in there: asked at the beginning, and when a token has expired.
  */
 (() => {
   const script = document.currentScript;
-  const { conversation, client, operator, label = "Chat with us", side = "right" } = script.dataset;
+  const { conversation, client, operator, token, tokenUrl, label = "Chat with us", side = "right" } = script.dataset;
   const home = new URL(script.src).origin;
 
   const style = new CSSStyleSheet(); // no <style>: the shop's Content-Security-Policy may forbid it
@@ -33,6 +35,7 @@
     address.searchParams.set("embedded", location.origin);
     if (client) address.searchParams.set("client_id", client);
     if (operator) address.searchParams.set("operator_id", operator);
+    if (token) address.hash = `token=${token}`; // the fragment is sent to no server
     frame.src = address;
     frame.title = label;
     frame.hidden = true;
@@ -67,10 +70,22 @@
       badge.textContent = count > 99 ? "99+" : String(count);
       if (frame.hidden) button.setAttribute("aria-label", count ? `${label}, ${count} unread` : label);
     }
+    if (data.shoptalk === "token") renew();
     if (data.shoptalk === "close" && !frame.hidden) {
       toggle(false);
       button.focus();
     }
+  }
+
+  /** Tells the window a new token, or null where the shop has none. */
+  async function renew() {
+    let fresh = null;
+    try {
+      if (tokenUrl) fresh = (await (await fetch(tokenUrl, { cache: "no-store" })).json()).token;
+    } catch {
+      // the shop is away: the window asks again
+    }
+    frame.contentWindow.postMessage({ shoptalk: "token", token: fresh }, home);
   }
 
   if (document.body) begin();

@@ -31,6 +31,14 @@ export function keep(key, value) {
   );
 }
 
-/** The API key: until the tab is closed, and never in a URL. */
+/** The API key or token: until the tab is closed, and never in an address that is sent anywhere. */
 export const apiKey = () => using("sessionStorage", (store) => store.getItem("shoptalk:key"));
 export const keepApiKey = (key) => using("sessionStorage", (store) => store.setItem("shoptalk:key", key));
+
+// A page is opened with its token in the fragment, which stays in the browser; out of the address with it at once.
+const PREFIX = "#token=";
+if (location.hash.startsWith(PREFIX)) {
+  const [token, place = ""] = location.hash.slice(PREFIX.length).split("&");
+  keepApiKey(token);
+  history.replaceState(null, "", `${location.pathname}${location.search}${place && `#${place}`}`);
+}

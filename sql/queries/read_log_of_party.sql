@@ -1,7 +1,7 @@
 -- The same for a client, an operator or a store (the others are null), in a window of positions: a reader that was
 -- away for long goes through the log window by window, each a short read.
 select l.position, l.sent_at, c.chat_id, c.conversation_id, c.seq, c.sender, c.payload, c.client_id,
-       c.operator_id, c.created_at, 'sent' as state, null::timestamptz as release_at
+       c.operator_id, c.created_at, 'sent' as state, null::timestamptz as release_at, v.store_id
   from sent_log l
   join conversations v on v.conversation_id = l.conversation_id
   join chats c on c.chat_id = l.chat_id

@@ -1,0 +1,271 @@
+"""How much anybody may ask for, who may ask from a browser, and what happens to those who take their time."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from api import limits
+from api.keys import KeyRing
+from sql.database import make_engine
+from tests.conftest import Connection, MakeClient, eventually
+from tests.test_access import bearer, make_key, token
+from tests.test_api import problem
+from tests.test_enqueue import enqueue
+from tests.test_stream import WEB, Reader, Start, Web, send
+
+CHAT = {"conversation_id": 7, "client_id": 1, "operator_id": 1, "payload": "x"}
+
+
+def statuses(client: FlaskClient, count: int, **how: Any) -> list[int]:
+    return [client.get("/openapi.json", **how).status_code for _ in range(count)]
+
+
+def test_a_key_gets_so_many_requests_a_minute(database: str, make_client: MakeClient) -> None:
+    client = make_client(database, api_keys=("one", "two"), key_per_minute=3)
+    assert statuses(client, 4, headers=bearer("one")) == [200, 200, 200, 429]
+    answer = client.get("/openapi.json", headers=bearer("one"))
+    problem(answer, 429)
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert statuses(client, 1, headers=bearer("two")) == [200]
+
+
+def test_a_party_gets_so_many_with_all_its_tokens_and_each_chat_of_a_list_counts(
+    shop: Connection, database: str, make_client: MakeClient
+) -> None:
+    client = make_client(database, api_keys=("one",), token_per_minute=5)
+    first, second = (token(client, "one", client_id=1) for _ in range(2))
+    assert statuses(client, 1, headers=bearer(first)) + statuses(client, 1, headers=bearer(second)) == [200, 200]
+    new = {"client_id": 1, "operator_id": 1, "payload": "x"}
+    assert client.post("/v1/chats", json=[new] * 3, headers=bearer(first)).status_code == 200
+    assert statuses(client, 1, headers=bearer(second)) == [429]
+    assert statuses(client, 1, headers=bearer(token(client, "one", client_id=2))) == [200]
+
+
+def test_an_address_gets_so_many_without_a_credential(database: str, make_client: MakeClient) -> None:
+    client = make_client(database, api_keys=("one",), address_per_minute=2)
+
+    def of(address: str, **how: Any) -> list[int]:
+        return statuses(client, 3, environ_overrides={"REMOTE_ADDR": address}, **how)
+
+    assert of("203.0.113.7") == [401, 401, 429]
+    assert of("203.0.113.7", headers=bearer("one")) == [200, 200, 200]
+    assert of("203.0.113.8", headers={"X-Forwarded-For": "198.51.100.1"}) == [401, 401, 429]
+    assert of("127.0.0.1") == of("") == [401, 401, 401]
+    assert of("2001:db8::1") == [401, 401, 429]
+    assert of("2001:db8::2") == [429, 429, 429]
+    assert client.get("/desk", environ_overrides={"REMOTE_ADDR": "203.0.113.7"}).status_code == 429
+    assert client.get("/healthz", environ_overrides={"REMOTE_ADDR": "203.0.113.7"}).status_code == 200
+
+
+def test_behind_a_proxy_the_address_is_the_one_that_it_saw(database: str, make_client: MakeClient) -> None:
+    client = make_client(database, api_keys=("one",), address_per_minute=2, proxies=1)
+    for invented in ("198.51.100.1", "198.51.100.2", "198.51.100.3"):
+        status = statuses(client, 1, headers={"X-Forwarded-For": f"{invented}, 203.0.113.7"})
+    assert status == [429]
+    assert statuses(client, 1, headers={"X-Forwarded-For": "203.0.113.8"}) == [401]
+
+
+def test_many_addresses_do_not_fill_the_memory(
+    database: str, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_COUNTED", 10)
+    client = make_client(database, api_keys=("one",))
+    for number in range(100):
+        client.get("/v1/queue", environ_overrides={"REMOTE_ADDR": f"203.0.113.{number}"})
+    assert len(client.application.extensions["shoptalk"].rates._storage.storage) <= 11
+
+
+def test_nothing_is_counted_while_there_are_no_keys(database: str, make_client: MakeClient) -> None:
+    client = make_client(database, key_per_minute=1, token_per_minute=1, address_per_minute=1)
+    assert statuses(client, 3) == [200, 200, 200]
+
+
+# Backpressure ----------------------------------------------------------------------------------------
+
+
+def post(client: FlaskClient) -> int:
+    return client.post("/v1/chats", json=CHAT).status_code
+
+
+def test_chats_are_refused_while_too_many_wait(
+    shop: Connection, database: str, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LOOK_SECONDS", 0.0)
+    client = make_client(database, most_waiting=5)
+    assert post(client) == 201
+    for _ in range(10):
+        enqueue(shop)
+    shop.execute("select pg_stat_force_next_flush()")
+    eventually(lambda: post(client) == 429)
+    answer = client.post("/app/startChat/", json=CHAT)
+    assert "wait to be sent" in problem(answer, 429)["detail"]
+    assert int(answer.headers["Retry-After"]) > 0
+    assert client.get("/v1/conversations/7").status_code == 200
+    shop.execute("select send_chats()")
+    shop.execute("select pg_stat_force_next_flush()")
+    eventually(lambda: post(client) == 201)
+
+
+def test_chats_are_refused_while_the_oldest_waits_too_long(
+    shop: Connection, database: str, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LOOK_SECONDS", 0.0)
+    client = make_client(database, oldest_queued_seconds=60)
+    shop.execute("select set_config('shoptalk.now', (now() - interval '2 min')::text, false)")
+    enqueue(shop)
+    assert post(client) == 429
+    shop.execute("reset shoptalk.now")
+    shop.execute("select send_chats()")
+    assert post(client) == 201  # past what was sent it is found too
+    shop.execute("select set_config('shoptalk.now', (now() - interval '90 s')::text, false)")
+    enqueue(shop, 8)
+    assert post(client) == 429
+    # What waits for its store to open, or for its next attempt, is not late.
+    shop.execute("reset shoptalk.now")
+    shop.execute("update chat_queue set due_at = now() + interval '1 h'")
+    assert post(client) == 201
+
+
+def test_without_the_settings_nobody_looks(
+    client: FlaskClient, shop: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits.Pressure, "_look", lambda self: pytest.fail("looked"))
+    assert post(client) == 201
+
+
+# Browsers --------------------------------------------------------------------------------------------
+
+SHOP, OTHER = "https://shop.example", "https://shop.example.evil"
+ASK = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+
+
+def test_only_pages_on_the_list_may_call(database: str, make_client: MakeClient) -> None:
+    client = make_client(database, api_keys=("one",), cors_origins=frozenset({SHOP}))
+    preflight = client.options("/v1/chats", headers=ASK | {"Origin": SHOP})
+    assert (preflight.status_code, preflight.data) == (204, b"")
+    assert preflight.headers["Access-Control-Allow-Origin"] == SHOP
+    assert "Authorization" in preflight.headers["Access-Control-Allow-Headers"]
+    for headers in ({"Origin": SHOP}, {"Origin": SHOP} | bearer("one")):
+        answer = client.get("/v1/queue", headers=headers)
+        assert answer.headers["Access-Control-Allow-Origin"] == SHOP
+        assert "Origin" in answer.headers["Vary"]
+    for origin in (OTHER, "null", SHOP + ":444", "http://shop.example"):
+        for answer in (
+            client.options("/v1/chats", headers=ASK | {"Origin": origin}),
+            client.get("/v1/queue", headers={"Origin": origin} | bearer("one")),
+        ):
+            assert "Access-Control-Allow-Origin" not in answer.headers
+    assert client.options("/v1/chats", headers=ASK | {"Origin": OTHER}).status_code == 401
+    assert client.options("/v1/chats", headers={"Origin": SHOP}).status_code == 401
+
+
+def test_while_it_is_open_no_page_of_another_site_changes_anything(shop: Connection, client: FlaskClient) -> None:
+    form = {"data": CHAT, "headers": {"Sec-Fetch-Site": "cross-site", "Origin": OTHER}}
+    problem(client.post("/app/startChat/", **form), 403)  # type: ignore[arg-type]
+    assert shop.execute("select count(*) from chats").fetchone() == (0,)
+    assert client.get("/v1/queue", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+    assert client.post("/v1/chats", json=CHAT, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 201
+
+
+def test_answers_are_kept_by_nobody(shop: Connection, client: FlaskClient) -> None:
+    for path in ("/v1/queue", "/v1/stores/1", "/nowhere"):
+        assert client.get(path).headers["Cache-Control"] == "no-store"
+        assert client.get(path).headers["X-Content-Type-Options"] == "nosniff"
+
+
+# On real gunicorn ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(start: Start, database: str, shop: Connection, monkeypatch: pytest.MonkeyPatch) -> Web:
+    monkeypatch.setattr("tests.test_stream.WEB", [*WEB[:-1], "tests.impatient:create_app()"])
+    shop.execute("select make_key('first')")
+    return Web(start, database)
+
+
+def test_a_body_that_drips_is_cut_off(impatient: Web, shop: Connection) -> None:
+    key = make_key(shop, "shop")
+    with socket.create_connection(("127.0.0.1", impatient.port), timeout=30) as connection:
+        head = (
+            f"POST /v1/chats HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+        )
+        connection.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode())
+        ended = threading.Event()
+
+        def drip() -> None:
+            while not ended.wait(0.1):
+                connection.sendall(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            assert b" 408 " in connection.recv(4096).split(b"\r\n")[0]
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_streams_end_with_their_key_and_with_their_token(impatient: Web, shop: Connection, database: str) -> None:
+    key = make_key(shop, "shop")
+    readers = [Reader(impatient.port, "conversation_id=7", credential=key).begin() for _ in range(2)]
+    shop.execute("select revoke_key('shop')")
+    for reader in readers:
+        assert list(reader.events()) == []
+        reader.close()
+    engine = make_engine(database, "test")
+    make_key(shop, "other")
+    ring = KeyRing(engine, ())
+    ring.caller("")
+    issuer = next(caller for caller in ring._issuers.values() if caller.name == "key other")
+    short, _ = ring.mint(issuer, {"client_id": 1}, "client", 3)
+    reader = Reader(impatient.port, "client_id=1", credential=short)
+    assert reader.status == 200
+    assert list(reader.events()) == []
+    reader.close()
+    engine.dispose()
+
+
+def test_a_stream_shows_only_what_is_within_reach(impatient: Web, shop: Connection) -> None:
+    mine = make_key(shop, "mine", store_id=1)
+    send(shop, 7, "before")
+    send(shop, 8, "before, elsewhere", operator=2)
+    reader = Reader(impatient.port, "client_id=1&from=start", credential=mine)
+    assert reader.chats(1)[0]["payload"] == "before"
+    send(shop, 8, "elsewhere", operator=2)
+    send(shop, 7, "here")
+    assert reader.chats(1)[0]["payload"] == "here"
+    reader.close()
+
+
+def test_a_clients_stream_does_not_tell_what_its_operator_has_waiting(impatient: Web, shop: Connection) -> None:
+    key = make_key(shop, "shop")
+
+    def call(path: str, body: object) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", impatient.port, timeout=30)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"} | bearer(key))
+        answer = json.load(connection.getresponse())
+        connection.close()
+        return answer
+
+    shop.execute("delete from store_hours")  # for ever closed: what is sent now is held
+    send(shop, 7, "hello")
+    readers = {
+        party: Reader(impatient.port, "conversation_id=7", credential=made["token"])
+        for party in ("client", "operator")
+        if (made := call("/v1/tokens", {"conversation_id": 7, "as": party}))
+    }
+    for reader in readers.values():
+        reader.begin()
+    call("/v1/chats", CHAT | {"sender": "operator", "payload": "a surprise"})
+    assert "a surprise" in next(readers["operator"].events("change"))["data"]
+    call("/v1/chats", CHAT | {"payload": "my own"})
+    assert "my own" in next(readers["client"].events("change"))["data"]
+    for reader in readers.values():
+        reader.close()
