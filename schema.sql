@@ -2183,3 +2183,99 @@ begin
     on conflict do nothing;
     delete from queue_samples s where s.at < slot - interval '24 hours';
 end $$;
+
+
+-- Roles: what each process may do, and no more ----------------------------------------------------------------
+--
+-- Four roles that cannot log in, for you to grant to the accounts that do: `grant shoptalk_web to shop_web`.
+-- The owner of the schema needs none of them. Roles belong to the whole cluster, and making them takes a right
+-- that the owner may lack: then somebody else makes them, and the owner calls grant_roles(), as after a restore.
+
+-- How a channel does, without its secrets.
+create view channel_status as
+    select c.channel_id, c.store_id, c.name, c.kind, c.settings ->> 'url' as url, c.cursor,
+           case when c.disabled_at is not null then 'disabled' when c.paused_at is not null then 'paused'
+                when c.attempts > 0 then 'failing' else 'active' end as state,
+           greatest((select coalesce(max(position), 0) from sent_log) - c.cursor, 0) as behind,
+           (select count(*) from channel_failures f where f.channel_id = c.channel_id) as failures,
+           c.attempts, case when c.next_attempt_at > shoptalk_now() then c.next_attempt_at end as retry_at,
+           c.last_error, c.last_error_at
+      from channels c;
+
+-- What the roles write, they write through these functions, which run with the owner's rights. The owner's, too, is the
+-- trigger that a change of hours leaves for the commit, when no function is left around it.
+create function functions_of_roles() returns table (role name, functions regproc[])
+language sql stable as $$
+    values ('shoptalk_web'::name, '{enqueue_chat,enqueue_chats,cancel_chat,edit_chat,add_store,change_hours,close_on,
+                set_quiet_hours,mark_read,keep_presence,put_webhook,pause_channel,resume_channel,replay_channel,
+                requeue_on_channel,skip_on_channel}'::regproc[]),
+           ('shoptalk_worker', '{send_chats,keep_hours,sample_queue}'),
+           ('shoptalk_relay', '{lease_channel,renew_lease,release_lease,settle_batch,put_off_channel,
+                advance_idle_channels,prune_channels}')
+$$;
+
+do $$
+declare
+    writing regprocedure;
+begin
+    for writing in
+        select unnest(functions)::oid::regprocedure from functions_of_roles() union all select 'hours_changed()'
+    loop
+        -- A path of their own: nobody's table of the same name, a temporary one neither, gets in between.
+        execute format('alter function %s security definer set search_path = %I, pg_temp', writing, current_schema());
+        execute format('revoke execute on function %s from public', writing);
+    end loop;
+end $$;
+
+-- Gives the roles that there are what they may do.
+create function grant_roles() returns void
+language plpgsql as $$
+declare
+    known name[] := array(select rolname from pg_roles);
+    role name;
+    writing regprocedure;
+begin
+    for role in select r from unnest('{shoptalk_web,shoptalk_worker,shoptalk_relay,shoptalk_inspector}'::name[]) r
+                 where r = any (known)
+    loop
+        execute format('grant usage on schema %I to %I', current_schema(), role);
+        execute format('grant select on schema_version to %I', role);
+    end loop;
+    for role, writing in
+        select f.role, unnest(f.functions)::oid::regprocedure from functions_of_roles() f where f.role = any (known)
+    loop
+        execute format('grant execute on function %s to %I', writing, role);
+    end loop;
+    if 'shoptalk_web' = any (known) then
+        grant select on stores, store_hours, store_exceptions, store_exception_spans, store_paces, clients, quiet_hours,
+            operators, conversations, chats, chat_queue, sent_log, chat_failures, cancelled_chats, read_marks,
+            queue_samples, web_processes, presence, api_keys, token_secrets, channel_failures, channel_attempts,
+            chat_states, queue_status, channel_status to shoptalk_web;
+        grant insert on clients, operators to shoptalk_web;
+        grant select (channel_id), delete on channels to shoptalk_web;
+    end if;
+    if 'shoptalk_relay' = any (known) then
+        grant select on conversations, chats, sent_log, channels, channel_failures to shoptalk_relay;
+    end if;
+    if 'shoptalk_inspector' = any (known) then
+        grant select on stores, store_hours, store_exceptions, store_exception_spans, store_paces, clients, quiet_hours,
+            operators, conversations, chats, chat_queue, sent_log, chat_failures, cancelled_chats, read_marks,
+            queue_samples, web_processes, presence, channel_failures, channel_attempts,
+            chat_states, queue_status, channel_status, keys to shoptalk_inspector;
+    end if;
+end $$;
+
+do $$
+declare
+    role name;
+begin
+    foreach role in array '{shoptalk_web,shoptalk_worker,shoptalk_relay,shoptalk_inspector}'::name[] loop
+        begin
+            execute format('create role %I nologin', role);
+        exception
+            when duplicate_object or unique_violation then null;  -- another database of the cluster has made it
+            when insufficient_privilege then raise notice 'role % was not made: may not', role;
+        end;
+    end loop;
+    perform grant_roles();
+end $$;
