@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.conftest import MakeClient, on
@@ -33,6 +36,11 @@ def api_schema(server: str, template: str, make_client: MakeClient) -> Iterator[
         admin.execute(f"drop database {name} with (force)")
 
 
+# For a long run: SHOPTALK_EXAMPLES=2000 bin/test tests/test_openapi.py --timeout 0
+EXAMPLES = int(os.environ.get("SHOPTALK_EXAMPLES", "100"))
+SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_every_answer_is_as_described(api_schema: schemathesis.BaseSchema, mode: GenerationMode) -> None:
@@ -42,7 +50,7 @@ def test_every_answer_is_as_described(api_schema: schemathesis.BaseSchema, mode:
         operation = result.ok()
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(SETTINGS, max_examples=EXAMPLES)
         def check(case: schemathesis.Case) -> None:
             nonlocal tried
             tried += 1
@@ -53,6 +61,23 @@ def test_every_answer_is_as_described(api_schema: schemathesis.BaseSchema, mode:
         if mode is GenerationMode.POSITIVE or operation.body or operation.query or operation.path_parameters:
             check()
     assert tried > 500
+
+
+@pytest.mark.timeout(240)
+def test_no_sequence_of_requests_is_answered_with_a_5xx(api_schema: schemathesis.BaseSchema) -> None:
+    """What one answer gives (an id, a Location), the next request uses."""
+    tried = 0
+
+    class Sequence(api_schema.as_state_machine()):  # type: ignore[misc]
+        def validate_response(
+            self, response: schemathesis.Response, case: schemathesis.Case, *_: Any, **__: Any
+        ) -> None:
+            nonlocal tried
+            tried += 1
+            case.validate_response(response, checks=[not_a_server_error])
+
+    Sequence.run(settings=settings(SETTINGS, max_examples=EXAMPLES // 10, stateful_step_count=10))
+    assert tried > EXAMPLES // 2
 
 
 def test_every_route_is_described(api_schema: schemathesis.BaseSchema, client: object) -> None:
