@@ -126,11 +126,18 @@ returns void language sql volatile as $$
       from added a, generate_series(1, 7) weekday
 $$;
 
+-- Whether it may be somebody's XMPP address, name@domain, in the form in which servers compare it; sql/jid.py makes
+-- that form and knows all the rules.
+create function is_bare_jid(jid text) returns boolean language sql immutable as $$
+    select jid ~ '^[^@/ A-Z]+@[^@/ A-Z]+$' and octet_length(jid) <= 2047
+$$;
+
 create table clients (
     client_id integer primary key check (client_id > 0),
     username text not null check (char_length(username) between 1 and 100),
     location text not null check (char_length(location) between 1 and 100),
-    store_id integer references stores        -- whose key added it, and who alone may write to it; null: every store
+    store_id integer references stores,       -- whose key added it, and who alone may write to it; null: every store
+    xmpp_jid text constraint clients_xmpp_jid check (is_bare_jid(xmpp_jid))  -- null: not on XMPP
 );
 
 -- A client's night: chats from an operator wait for its end too. In the client's own zone.
@@ -147,7 +154,8 @@ create table operators (
     operator_id integer primary key check (operator_id > 0),
     operator_name text not null check (char_length(operator_name) between 1 and 100),
     operator_group text not null check (char_length(operator_group) between 1 and 100),
-    store_id integer not null references stores
+    store_id integer not null references stores,
+    xmpp_jid text constraint operators_xmpp_jid check (is_bare_jid(xmpp_jid))
 );
 
 

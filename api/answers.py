@@ -19,6 +19,7 @@ class Client(BaseModel):
     client_id: int
     username: str
     location: str
+    xmpp_jid: str = Field(default="", description="left out where there is none")
 
 
 class Operator(BaseModel):
@@ -28,6 +29,7 @@ class Operator(BaseModel):
     operator_name: str
     operator_group: str
     store_id: int
+    xmpp_jid: str = Field(default="", description="left out where there is none")
 
 
 class Chat(BaseModel):
