@@ -126,11 +126,18 @@ returns void language sql volatile as $$
       from added a, generate_series(1, 7) weekday
 $$;
 
+-- Whether it may be somebody's XMPP address, name@domain, in the form in which servers compare it; sql/jid.py makes
+-- that form and knows all the rules.
+create function is_bare_jid(jid text) returns boolean language sql immutable as $$
+    select jid ~ '^[^@/ A-Z]+@[^@/ A-Z]+$' and octet_length(jid) <= 2047
+$$;
+
 create table clients (
     client_id integer primary key check (client_id > 0),
     username text not null check (char_length(username) between 1 and 100),
     location text not null check (char_length(location) between 1 and 100),
-    store_id integer references stores        -- whose key added it, and who alone may write to it; null: every store
+    store_id integer references stores,       -- whose key added it, and who alone may write to it; null: every store
+    xmpp_jid text constraint clients_xmpp_jid check (is_bare_jid(xmpp_jid))  -- null: not on XMPP
 );
 
 -- A client's night: chats from an operator wait for its end too. In the client's own zone.
@@ -147,7 +154,8 @@ create table operators (
     operator_id integer primary key check (operator_id > 0),
     operator_name text not null check (char_length(operator_name) between 1 and 100),
     operator_group text not null check (char_length(operator_group) between 1 and 100),
-    store_id integer not null references stores
+    store_id integer not null references stores,
+    xmpp_jid text constraint operators_xmpp_jid check (is_bare_jid(xmpp_jid))
 );
 
 
@@ -253,6 +261,14 @@ create table read_marks (
     reader text not null check (reader in ('client', 'operator')),
     seq integer not null,
     primary key (conversation_id, reader)
+) with (fillfactor = 70);
+
+-- Up to which chat each party's device has said that it has them (XEP-0184); never goes back.
+create table delivered_marks (
+    conversation_id integer not null references conversations on delete cascade,
+    party text not null check (party in ('client', 'operator')),
+    seq integer not null,
+    primary key (conversation_id, party)
 ) with (fillfactor = 70);
 
 
@@ -1746,18 +1762,19 @@ end $$;
 
 -- Going out: channels -----------------------------------------------------------------------------------
 
--- One destination outside: a store's webhook. A relay reads the log on from the cursor, publishes, waits for the far side's confirm, and only then moves the cursor: at
--- least once, in order, with the chat's id to know a repeat by. The life of a channel:
+-- One destination outside: a store's webhook, the XMPP domain. A relay reads the log on from the cursor, publishes,
+-- waits for the far side's confirm, and only then moves the cursor: at least once, in order, with the chat's id to
+-- know a repeat by. The life of a channel:
 --
 --   lease_channel()   one owner at a time; each lease has the next token, and an older one moves nothing
 --   settle_batch()    the cursor moves, refused chats become dead letters, a failure is retried later
 --   paused, disabled  nobody gets a lease (disabled: by the far side's own word, or after its last retry)
 create table channels (
     channel_id integer generated always as identity primary key,
-    store_id integer not null references stores,
+    store_id integer references stores,       -- null: of the whole system
     name text not null constraint channels_name check (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
-    kind text not null constraint channels_kind check (kind in ('webhook')),
-    settings jsonb not null default '{}',     -- its url, secret and times
+    kind text not null constraint channels_kind check (kind in ('webhook', 'xmpp')),
+    settings jsonb not null default '{}',     -- a webhook's url, secret and times
     cursor bigint not null,                   -- every chat of the log up to this position is done with
     token bigint not null default 0,          -- of the last lease
     lease_until timestamptz not null default '-infinity',
@@ -1769,7 +1786,7 @@ create table channels (
     paused_at timestamptz,
     disabled_at timestamptz,
     created_at timestamptz not null default shoptalk_now(),
-    constraint channels_once unique (store_id, name)
+    constraint channels_once unique nulls not distinct (store_id, name)
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- A channel's dead letters: what its far side refused for good, or nobody there wanted. requeue_at set:
@@ -1799,6 +1816,17 @@ create table channel_attempts (
 );
 create index channel_attempts_newest on channel_attempts (channel_id, attempt_id);
 
+-- Messages that came in without a chat_id of their own, by the id that they had where they came from: a
+-- redelivery finds its chat. Kept for a week.
+create table inbound_messages (
+    source text not null,                     -- the kind of channel
+    message_id text not null,
+    chat_id bigint not null,
+    received_at timestamptz not null,
+    primary key (source, message_id)
+);
+create index inbound_messages_received on inbound_messages (received_at);
+
 -- Wakes the relays when somebody changes what they should do.
 create function notify_channels_changed() returns trigger language plpgsql as $$
 begin
@@ -1808,6 +1836,24 @@ end $$;
 create trigger channels_changed
     after insert or delete or update of kind, settings, paused_at, disabled_at on channels
     for each statement execute function notify_channels_changed();
+
+-- The XMPP address that a chat goes to, that of the other party; null: it has none.
+create function recipient_jid(chat chats) returns text language sql stable as $$
+    select case chat.sender when 'client' then (select o.xmpp_jid from operators o where o.operator_id = chat.operator_id)
+                            else (select k.xmpp_jid from clients k where k.client_id = chat.client_id) end
+$$;
+
+-- Makes the channel of the whole system that a relay is configured for, if there is none; it begins with now.
+-- Asked first, since an insert of nothing would wake the relays too.
+create function open_system_channel(kind text) returns void
+language plpgsql volatile as $$
+begin
+    if not exists (select from channels c where c.store_id is null and c.name = open_system_channel.kind) then
+        insert into channels (name, kind, cursor)
+        values (open_system_channel.kind, open_system_channel.kind, coalesce((select max(position) from sent_log), 0))
+        on conflict do nothing;
+    end if;
+end $$;
 
 -- Whether somebody has it. A lease that ends later than any that is given was given by another clock.
 create function is_leased(channel channels, at timestamptz) returns boolean language sql immutable as $$
@@ -1895,26 +1941,45 @@ language sql volatile as $$
      where c.channel_id = idle.channel_id and c.token = idle.token and c.cursor < upto
 $$;
 
--- Forgets the attempts of each channel before its newest thousand.
+-- Forgets the attempts of each channel before its newest thousand, and messages received a week ago.
 create function prune_channels() returns void
 language sql volatile as $$
     delete from channel_attempts a
      using channels c, lateral (select attempt_id from channel_attempts n where n.channel_id = c.channel_id
                                  order by attempt_id desc offset 999 limit 1) oldest
-     where a.channel_id = c.channel_id and a.attempt_id < oldest.attempt_id
+     where a.channel_id = c.channel_id and a.attempt_id < oldest.attempt_id;
+    delete from inbound_messages where received_at < shoptalk_now() - interval '7 days'
 $$;
+
+-- The chat ids of messages that come in from a source: the same for the same message_id, whenever it comes.
+-- chat_ids: of those that have their own. Parallel; null where a message has neither.
+create function chats_of_messages(source text, message_ids text[], chat_ids bigint[] default null) returns bigint[]
+language plpgsql volatile as $$
+#variable_conflict use_variable
+begin
+    -- In one order, so that two callers with the same messages wait for each other and do not deadlock; the
+    -- second then finds what the first has committed.
+    insert into inbound_messages (source, message_id, chat_id, received_at)
+    select source, id, nextval('generated_chat_ids'), shoptalk_now()
+      from (select distinct id from unnest(message_ids) id where id is not null order by id) new
+    on conflict on constraint inbound_messages_pkey do nothing;
+    return (select array_agg(coalesce(i.chat_id, m.chat_id) order by i.place)
+              from unnest(message_ids, chat_ids) with ordinality as i(message_id, chat_id, place)
+              left join inbound_messages m on m.source = source and m.message_id = i.message_id);
+end $$;
 
 
 -- Mending channels, for people: pause_channel(), resume_channel(), replay_channel(), requeue, skip ----------
 
--- All take the channel's name and its store. They raise ST404 where there is no such channel.
+-- All take the channel's name and its store, null for one of the whole system ('xmpp'). They raise ST404 where
+-- there is no such channel.
 create function find_channel(name text, store_id integer) returns channels
 language plpgsql stable as $$
 declare
     channel channels;
 begin
     select * into channel from channels c
-     where c.name = find_channel.name and c.store_id = find_channel.store_id;
+     where c.name = find_channel.name and c.store_id is not distinct from find_channel.store_id;
     if not found then
         raise 'there is no channel %', name using errcode = 'ST404', column = 'name';
     end if;
@@ -1958,14 +2023,14 @@ begin
 end $$;
 
 -- Nothing goes out until resume_channel(); a batch on its way ends first.
-create function pause_channel(name text, store_id integer) returns void
+create function pause_channel(name text, store_id integer default null) returns void
 language sql volatile as $$
     update channels c set paused_at = coalesce(paused_at, shoptalk_now())
      where channel_id = (find_channel(pause_channel.name, pause_channel.store_id)).channel_id
 $$;
 
 -- Goes on, at once, whether it was paused, disabled or waiting for its next attempt.
-create function resume_channel(name text, store_id integer) returns void
+create function resume_channel(name text, store_id integer default null) returns void
 language sql volatile as $$
     update channels c set paused_at = null, disabled_at = null, attempts = 0, next_attempt_at = '-infinity'
      where channel_id = (find_channel(resume_channel.name, resume_channel.store_id)).channel_id
@@ -2014,7 +2079,9 @@ begin
     end if;
     select l.position, l.chat_id into first
       from sent_log l join conversations v on v.conversation_id = l.conversation_id
-     where l.position > channel.cursor and v.store_id = channel.store_id
+      join chats c on c.chat_id = l.chat_id
+     where l.position > channel.cursor and (channel.store_id is null or v.store_id = channel.store_id)
+       and (channel.kind <> 'xmpp' or recipient_jid(c) is not null)
      order by l.position limit 1;
     if first.chat_id is distinct from skip_on_channel.chat_id then
         raise 'chat % is neither a dead letter of channel % nor the next that it delivers',
@@ -2098,6 +2165,76 @@ language sql volatile as $$
                               where newer.secret_id > t.secret_id
                                 and newer.created_at < shoptalk_now() - interval '1 day')
 $$;
+
+
+-- Coming in from outside ----------------------------------------------------------------------------------
+
+-- enqueue_chat() for what somebody writes to a conversation's XMPP address; message_id: by which it is known when it
+-- comes again, null where it has none. Raises ST403 for everybody who is not in it,
+-- also where there is no such conversation: a stranger learns nothing.
+create function enqueue_from_xmpp(conversation_id integer, xmpp_jid text, message_id text, payload text)
+returns enqueued_chat
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    v record;
+begin
+    select k.client_id, o.operator_id,
+           case xmpp_jid when k.xmpp_jid then 'client' when o.xmpp_jid then 'operator' end as sender
+      into v
+      from conversations c join clients k using (client_id) join operators o using (operator_id)
+     where c.conversation_id = conversation_id;
+    if v.sender is null then
+        raise 'you are not in conversation %', conversation_id using errcode = 'ST403', column = 'conversation_id';
+    end if;
+    return enqueue_chat(conversation_id, v.client_id, v.operator_id, payload, v.sender,
+                        (chats_of_messages('xmpp', array[message_id]))[1]);
+end $$;
+
+-- The party's device has the chat, and so all before it. Nothing happens where that was known, or where it is not
+-- the party that the chat was sent to who says so. Tells those who look.
+create function mark_delivered(conversation_id integer, chat_id bigint, xmpp_jid text) returns void
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    conversation conversations;
+    party text;
+    seq integer;
+begin
+    select case c.sender when 'client' then 'operator' else 'client' end, l.seq into party, seq
+      from chats c join sent_log l on l.conversation_id = c.conversation_id and l.seq = c.seq
+     where c.chat_id = chat_id and c.conversation_id = conversation_id and recipient_jid(c) = xmpp_jid;
+    insert into delivered_marks as m (conversation_id, party, seq)
+    select conversation_id, party, seq where seq is not null
+    on conflict on constraint delivered_marks_pkey do update set seq = excluded.seq where m.seq < excluded.seq;
+    if found then
+        select * into conversation from conversations v where v.conversation_id = conversation_id;
+        perform pg_notify('chat_event', json_build_object(
+            'event', 'delivered',
+            'data', json_build_object('conversation_id', conversation_id, 'party', party, 'seq', seq),
+            'to', json_build_object('conversation_id', conversation_id, 'client_id', conversation.client_id,
+                                    'operator_id', conversation.operator_id, 'store_id', conversation.store_id))::text);
+    end if;
+end $$;
+
+-- The chat came back from its XMPP address after it had counted as delivered: a dead letter, late. Nothing happens
+-- where somebody says so who is not the one it was sent to. requeue_seconds not null: once more then.
+create function bounced_on_xmpp(
+    conversation_id integer, chat_id bigint, xmpp_jid text, reason text, requeue_seconds double precision) returns void
+language sql volatile as $$
+    insert into channel_failures as f (channel_id, position, chat_id, reason, failed_at, requeue_at)
+    select h.channel_id, l.position, c.chat_id, bounced_on_xmpp.reason, at,
+           at + requeue_seconds * interval '1 second'
+      from chats c join sent_log l on l.conversation_id = c.conversation_id and l.seq = c.seq
+      join channels h on h.store_id is null and h.kind = 'xmpp' and h.cursor >= l.position,
+           lateral (select shoptalk_now() as at) clock
+     where c.chat_id = bounced_on_xmpp.chat_id and c.conversation_id = bounced_on_xmpp.conversation_id
+       and recipient_jid(c) = bounced_on_xmpp.xmpp_jid
+    on conflict on constraint channel_failures_pkey do update
+        set reason = excluded.reason, attempts = f.attempts + 1, failed_at = excluded.failed_at,
+            requeue_at = case when f.attempts < 10 then excluded.requeue_at end
+$$;
+
 
 
 -- Looking: views for people -----------------------------------------------------------------------------
@@ -2211,7 +2348,8 @@ language sql stable as $$
                 requeue_on_channel,skip_on_channel}'::regproc[]),
            ('shoptalk_worker', '{send_chats,keep_hours,sample_queue}'),
            ('shoptalk_relay', '{lease_channel,renew_lease,release_lease,settle_batch,put_off_channel,
-                advance_idle_channels,prune_channels}')
+                advance_idle_channels,prune_channels,open_system_channel,enqueue_from_xmpp,mark_delivered,
+                bounced_on_xmpp}')
 $$;
 
 do $$
@@ -2248,7 +2386,7 @@ begin
     end loop;
     if 'shoptalk_web' = any (known) then
         grant select on stores, store_hours, store_exceptions, store_exception_spans, store_paces, clients, quiet_hours,
-            operators, conversations, chats, chat_queue, sent_log, chat_failures, cancelled_chats, read_marks,
+            operators, conversations, chats, chat_queue, sent_log, chat_failures, cancelled_chats, read_marks, delivered_marks,
             queue_samples, web_processes, presence, api_keys, token_secrets, channel_failures, channel_attempts,
             chat_states, queue_status, channel_status to shoptalk_web;
         grant insert on clients, operators to shoptalk_web;
@@ -2256,11 +2394,13 @@ begin
     end if;
     if 'shoptalk_relay' = any (known) then
         grant select on conversations, chats, sent_log, channels, channel_failures to shoptalk_relay;
+        grant select (client_id, xmpp_jid) on clients to shoptalk_relay;
+        grant select (operator_id, xmpp_jid) on operators to shoptalk_relay;
     end if;
     if 'shoptalk_inspector' = any (known) then
         grant select on stores, store_hours, store_exceptions, store_exception_spans, store_paces, clients, quiet_hours,
-            operators, conversations, chats, chat_queue, sent_log, chat_failures, cancelled_chats, read_marks,
-            queue_samples, web_processes, presence, channel_failures, channel_attempts,
+            operators, conversations, chats, chat_queue, sent_log, chat_failures, cancelled_chats, read_marks, delivered_marks,
+            queue_samples, web_processes, presence, channel_failures, channel_attempts, inbound_messages,
             chat_states, queue_status, channel_status, keys to shoptalk_inspector;
     end if;
 end $$;

@@ -19,6 +19,7 @@ class Client(BaseModel):
     client_id: int
     username: str
     location: str
+    xmpp_jid: str = Field(default="", description="left out where there is none")
 
 
 class Operator(BaseModel):
@@ -28,6 +29,7 @@ class Operator(BaseModel):
     operator_name: str
     operator_group: str
     store_id: int
+    xmpp_jid: str = Field(default="", description="left out where there is none")
 
 
 class Chat(BaseModel):
@@ -107,6 +109,9 @@ class ConversationNow(Conversation):
     operator_name: str
     timezone: str = Field(description="of its store, an IANA name")
     read: Marks = Field(description="up to which seq each party has read; 0: nothing")
+    delivered: Marks = Field(
+        description="up to which seq each party's XMPP client has said that it has them; 0: nothing"
+    )
     present: Present
     cursor: str = Field(description="give it to GET /v1/stream as last_event_id: no gap and nothing twice")
 
@@ -267,10 +272,10 @@ class Queue(BaseModel):
 class Channel(BaseModel):
     """Where sent chats are delivered outside, and how it does."""
 
-    store_id: int
+    store_id: int | None = Field(description="null: it is for the chats of all stores")
     name: str
-    kind: Literal["webhook"]
-    url: str
+    kind: Literal["webhook", "xmpp"]
+    url: str | None = Field(description="of a webhook")
     state: Literal["active", "failing", "paused", "disabled"]
     cursor: int = Field(description="the position of the log up to which every chat is done with")
     behind: int = Field(description="positions of the log after it, of all stores")

@@ -56,6 +56,7 @@ def get_conversation(conversation_id: str) -> Response:
         "operator_name": row.operator_name,
         "timezone": row.timezone,
         "read": {"client": row.client_read, "operator": row.operator_read},
+        "delivered": {"client": row.client_delivered, "operator": row.operator_delivered},
         "present": {party: any(who.startswith(party) for who in row.present) for party in ("client", "operator")},
         "cursor": str(cursor),
     }

@@ -5,14 +5,34 @@ The models check the input and are what the OpenAPI document is made from.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from api.problems import Problem
 from sql.fields import ChatIn, Id, Name, Party, Payload, field_error
+from sql.jid import BadJid, bare_jid
 
 MOST_CHATS = 1000  # in one request
+
+
+def _bare_jid(value: str) -> str:
+    try:
+        return bare_jid(value)
+    except BadJid:
+        raise PydanticCustomError("jid", "expected an address such as ann@example.org, without a resource") from None
+
+
+XmppJid = Annotated[
+    str,
+    Field(
+        max_length=2047,
+        description="XMPP address; kept as servers compare it",
+        json_schema_extra={"pattern": "^[a-zA-Z0-9._-]{1,60}@[a-z0-9]{1,20}(\\.[a-z0-9]{1,20}){0,3}$"},
+    ),
+    AfterValidator(_bare_jid),
+]
 
 
 class ClientIn(BaseModel):
@@ -21,6 +41,7 @@ class ClientIn(BaseModel):
     client_id: Id
     username: Name
     location: Name
+    xmpp_jid: XmppJid | None = None
 
 
 class OperatorIn(BaseModel):
@@ -30,6 +51,7 @@ class OperatorIn(BaseModel):
     operator_name: Name
     operator_group: Name
     store_id: Id
+    xmpp_jid: XmppJid | None = None
 
 
 class BriefChatIn(ChatIn):

@@ -59,14 +59,12 @@ def _added(
     statement: sa.TextClause, wanted: BaseModel, created_status: int, extra: dict[str, Any] | None = None
 ) -> Response:
     """Adds what is wanted, or answers the same one again. Raises Problem 409 when its id is somebody else's."""
-    fields = wanted.model_dump()
+    fields = wanted.model_dump(exclude_none=True)
     row = None
     with engine().connect() as connection:
         while row is None:  # none: it lost a race just now, see the statement
-            row = connection.execute(statement, fields | (extra or {})).mappings().one_or_none()
-    if row["created"]:
-        return reply(fields, created_status)
-    if row["store_id"] not in (None, caller().within.get("store_id", row["store_id"])):
+            row = connection.execute(statement, wanted.model_dump() | (extra or {})).mappings().one_or_none()
+    if not row["created"] and row["store_id"] not in (None, caller().within.get("store_id", row["store_id"])):
         key = next(iter(fields))
         raise Problem(409, f"{key} {fields[key]} is taken", field_errors(key, f"{fields[key]} is taken"))
     differing = [name for name, value in fields.items() if row[name] != value]
@@ -74,4 +72,5 @@ def _added(
         key = next(iter(fields))
         reason = f"{fields[key]} is taken, with another {' and '.join(differing)}"
         raise Problem(409, f"{key} {reason}", field_errors(key, reason))
-    return reply(fields, 200, Idempotent_Replayed="true")
+    shown = {name: row[name] for name in type(wanted).model_fields if row[name] is not None}
+    return reply(shown, created_status) if row["created"] else reply(shown, 200, Idempotent_Replayed="true")

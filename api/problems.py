@@ -32,6 +32,8 @@ FIELD_OF_CONSTRAINT = {
     "chats_payload": "payload",
     "chats_sender": "sender",
     "stores_timezone": "timezone",
+    "clients_xmpp_jid": "xmpp_jid",
+    "operators_xmpp_jid": "xmpp_jid",
 }
 
 

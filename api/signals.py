@@ -19,7 +19,7 @@ from sql.database import query
 log = logging.getLogger("shoptalk.api")
 
 CHANNEL = "chat_event"
-NAMES = frozenset({"typing", "read", "presence", "change"})
+NAMES = frozenset({"typing", "read", "delivered", "presence", "change"})
 MOST_WAITING = 10_000  # more than this, and the oldest are dropped
 BATCH = 500  # signals a statement
 

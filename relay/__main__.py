@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import signal
 import sys
@@ -27,11 +28,18 @@ async def run(settings: Settings) -> None:
     log.info("stopped")
 
 
+def insist_on_extras(settings: Settings) -> None:
+    """Raises BadSetting where a setting needs a library that is not installed."""
+    if settings.xmpp_component and importlib.util.find_spec("slixmpp") is None:
+        raise BadSetting("XMPP_COMPONENT needs what is not installed: pip install 'shoptalk[xmpp]'")
+
+
 def main() -> None:
     """Runs one relay in the foreground."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     try:
         settings = Settings.from_environment()
+        insist_on_extras(settings)
         check_version(settings.database_url)
     except (BadSetting, WrongSchema, psycopg.Error) as error:
         sys.exit(f"shoptalk: {error}")

@@ -27,10 +27,11 @@ STOP_SECONDS = 3.0  # for batches on their way; honcho gives 5
 
 
 class Relay:
-    """Works on every channel of the database, together with any number of others."""
+    """Works on every channel of the database that it is configured for, together with any number of others."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._kinds = {"webhook"} | ({"xmpp"} if settings.xmpp_component else set())
         self._database = Database(settings.database_url)
         self._ear = Ear(settings.database_url)
         self._tail = Tail()
@@ -88,13 +89,17 @@ class Relay:
         self._tail.position = row.upto
         stores = set(row.store_ids)
         for channel, _ in self._channels.values():
-            if channel.store_id in stores:
+            if channel.store_id is None or channel.store_id in stores:
                 channel.tell(since)
         return True
 
     async def _refresh(self) -> None:
         """Begins to work on channels that are new, ends where they are gone or paused, tells the others."""
-        rows = {row.channel_id: row for row in await self._database.rows(query("list_channels"))}
+        for kind in self._kinds - {"webhook"}:
+            await self._database.rows(query("open_system_channel"), kind=kind)
+        rows = {
+            row.channel_id: row for row in await self._database.rows(query("list_channels")) if row.kind in self._kinds
+        }
         self._refresh_at = time.monotonic() + REFRESH_SECONDS
         if rows and not self._channels:
             bounds = await self._database.one(query("log_bounds"))
@@ -107,11 +112,15 @@ class Relay:
                 self._channels[channel_id][0].compare(row)
 
     def _start(self, row: Row) -> None:
-        channel = Channel(row, self._far_side(), self._database, self._tail, self._owner)
+        channel = Channel(row, self._far_side(row.kind), self._database, self._tail, self._owner)
         self._channels[row.channel_id] = channel, asyncio.ensure_future(channel.run())
 
-    def _far_side(self) -> FarSide:
+    def _far_side(self, kind: str) -> FarSide:
         """What is on the far side; only here, so only where it is used, its libraries are loaded."""
+        if kind == "xmpp" and self._settings.xmpp_component:
+            from relay.xmpp import Xmpp
+
+            return Xmpp(self._settings.xmpp_component, self._database)
         from relay.webhook import Webhook
 
         return Webhook(self._settings.webhook_allow_private)

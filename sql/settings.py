@@ -6,9 +6,12 @@ import datetime as dt
 import ipaddress
 import os
 import re
+import urllib.parse
 import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from sql.jid import domain
 
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 SPAN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
@@ -16,6 +19,16 @@ SPAN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 class BadSetting(ValueError):
     """A setting that cannot be used; the text names it and says what would do."""
+
+
+@dataclass(frozen=True)
+class XmppComponent:
+    """How to be a component of an XMPP server (XEP-0114)."""
+
+    jid: str  # the component's own, a domain such as chat.example.org
+    secret: str = field(repr=False)
+    host: str  # where the server listens for components
+    port: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Settings:
     address_per_minute: int = 3000  # of one address that shows neither
     most_waiting: int = 0  # chats in the queue, held ones too, above which more are refused; 0: any number
     oldest_queued_seconds: int = 0  # how long a chat may wait to be sent before more are refused; 0: any time
+    xmpp_component: XmppComponent | None = None  # None: no XMPP
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -71,6 +85,7 @@ class Settings:
                 environ.get("SHOPTALK_OLDEST_QUEUED_SECONDS"),
                 cls.oldest_queued_seconds,
             ),
+            xmpp_component=_xmpp_component(environ.get("XMPP_COMPONENT", "")),
         )
 
     @property
@@ -107,6 +122,20 @@ def _origins(text: str) -> frozenset[str]:
         if not ORIGIN.fullmatch(origin):
             raise BadSetting(f"SHOPTALK_CORS_ORIGINS={origin}: expected origins such as https://shop.example")
     return origins
+
+
+def _xmpp_component(text: str) -> XmppComponent | None:
+    """None where it is unset. The text has the secret in it, so no error shows it."""
+    if not text:
+        return None
+    try:
+        url = urllib.parse.urlsplit(text)
+        if url.scheme == "xmpp" and url.username and url.password and url.hostname and url.path in ("", "/"):
+            secret = urllib.parse.unquote(url.password)
+            return XmppComponent(domain(urllib.parse.unquote(url.username)), secret, url.hostname, url.port or 5347)
+    except ValueError:
+        pass
+    raise BadSetting("XMPP_COMPONENT: expected xmpp://chat.example.org:secret@host:5347, the secret percent-encoded")
 
 
 def _timezone(name: str) -> str:

@@ -42,6 +42,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/v1/clients/<client_id>/quiet-hours"): {"timezone": "UTC", "from": "22:00", "to": "07:00"},
     ("PUT", "/v1/stores/<store_id>/channels/<name>"): HOOK,
     ("POST", "/v1/stores/<store_id>/channels/<name>/replay"): {"cursor": 0},
+    ("POST", "/v1/channels/<name>/replay"): {"cursor": 0},
     ("POST", "/v1/tokens"): {"conversation_id": 7},
 }
 QUERIES = {"/v1/stream": "?conversation_id=7"}

@@ -2,8 +2,8 @@
 -- Safe when raced: the loser inserts nothing. It may then not see the winner's row yet (its snapshot is
 -- older), answers no row, and is to be run again.
 with added as (
-    insert into clients (client_id, username, location, store_id)
-    values (:client_id, :username, :location, :store_id)
+    insert into clients (client_id, username, location, store_id, xmpp_jid)
+    values (:client_id, :username, :location, :store_id, :xmpp_jid)
     on conflict do nothing
     returning *
 )

@@ -4,8 +4,8 @@ with new_store as (
     select add_store(:store_id, :timezone, :opens, :closes)
      where not exists (select from operators where operator_id = :operator_id)
 ), added as (
-    insert into operators (operator_id, operator_name, operator_group, store_id)
-    select :operator_id, :operator_name, :operator_group, :store_id
+    insert into operators (operator_id, operator_name, operator_group, store_id, xmpp_jid)
+    select :operator_id, :operator_name, :operator_group, :store_id, :xmpp_jid
       from (select count(*) from new_store) store_first  -- what nobody reads is not done
     on conflict do nothing
     returning *

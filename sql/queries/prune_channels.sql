@@ -1,2 +1,2 @@
--- Forgets old attempts.
+-- Forgets old attempts and old ids of inbound messages.
 select prune_channels()
