@@ -1762,9 +1762,9 @@ end $$;
 
 -- Going out: channels -----------------------------------------------------------------------------------
 
--- One destination outside: a store's webhook, the XMPP domain. A relay reads the log on from the cursor, publishes,
--- waits for the far side's confirm, and only then moves the cursor: at least once, in order, with the chat's id to
--- know a repeat by. The life of a channel:
+-- One destination outside: a store's webhook, RabbitMQ, the XMPP domain. A relay reads the log on from the cursor,
+-- publishes, waits for the far side's confirm, and only then moves the cursor: at least once, in order, with the
+-- chat's id to know a repeat by. The life of a channel:
 --
 --   lease_channel()   one owner at a time; each lease has the next token, and an older one moves nothing
 --   settle_batch()    the cursor moves, refused chats become dead letters, a failure is retried later
@@ -1773,7 +1773,7 @@ create table channels (
     channel_id integer generated always as identity primary key,
     store_id integer references stores,       -- null: of the whole system
     name text not null constraint channels_name check (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
-    kind text not null constraint channels_kind check (kind in ('webhook', 'xmpp')),
+    kind text not null constraint channels_kind check (kind in ('webhook', 'amqp', 'xmpp')),
     settings jsonb not null default '{}',     -- a webhook's url, secret and times
     cursor bigint not null,                   -- every chat of the log up to this position is done with
     token bigint not null default 0,          -- of the last lease
@@ -1968,10 +1968,21 @@ begin
               left join inbound_messages m on m.source = source and m.message_id = i.message_id);
 end $$;
 
+-- Accepts chats that came in from RabbitMQ; as enqueue_chats(), with the message_id of each.
+create function enqueue_from_amqp(
+    message_ids text[], conversation_ids integer[], client_ids integer[], operator_ids integer[],
+    payloads text[], senders text[], chat_ids bigint[], urgents boolean[]) returns setof enqueued_item
+language plpgsql volatile as $$
+begin
+    return query select * from enqueue_chats(
+        conversation_ids, client_ids, operator_ids, payloads, senders,
+        chats_of_messages('amqp', message_ids, chat_ids), urgents);
+end $$;
+
 
 -- Mending channels, for people: pause_channel(), resume_channel(), replay_channel(), requeue, skip ----------
 
--- All take the channel's name and its store, null for one of the whole system ('xmpp'). They raise ST404 where
+-- All take the channel's name and its store, null for one of the whole system ('amqp', 'xmpp'). They raise ST404 where
 -- there is no such channel.
 create function find_channel(name text, store_id integer) returns channels
 language plpgsql stable as $$
@@ -2348,8 +2359,8 @@ language sql stable as $$
                 requeue_on_channel,skip_on_channel}'::regproc[]),
            ('shoptalk_worker', '{send_chats,keep_hours,sample_queue}'),
            ('shoptalk_relay', '{lease_channel,renew_lease,release_lease,settle_batch,put_off_channel,
-                advance_idle_channels,prune_channels,open_system_channel,enqueue_from_xmpp,mark_delivered,
-                bounced_on_xmpp}')
+                advance_idle_channels,prune_channels,open_system_channel,enqueue_from_amqp,enqueue_from_xmpp,
+                mark_delivered,bounced_on_xmpp}')
 $$;
 
 do $$

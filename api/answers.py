@@ -274,7 +274,7 @@ class Channel(BaseModel):
 
     store_id: int | None = Field(description="null: it is for the chats of all stores")
     name: str
-    kind: Literal["webhook", "xmpp"]
+    kind: Literal["webhook", "amqp", "xmpp"]
     url: str | None = Field(description="of a webhook")
     state: Literal["active", "failing", "paused", "disabled"]
     cursor: int = Field(description="the position of the log up to which every chat is done with")

@@ -37,6 +37,8 @@ def insist_on_extras(settings: Settings) -> None:
 def main() -> None:
     """Runs one relay in the foreground."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    for noisy in ("aio_pika", "aiormq"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what goes wrong there is logged here, in one line
     try:
         settings = Settings.from_environment()
         insist_on_extras(settings)

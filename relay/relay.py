@@ -31,7 +31,8 @@ class Relay:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._kinds = {"webhook"} | ({"xmpp"} if settings.xmpp_component else set())
+        configured = {"amqp": settings.amqp_urls, "xmpp": settings.xmpp_component}
+        self._kinds = {"webhook"} | {kind for kind, setting in configured.items() if setting}
         self._database = Database(settings.database_url)
         self._ear = Ear(settings.database_url)
         self._tail = Tail()
@@ -117,6 +118,10 @@ class Relay:
 
     def _far_side(self, kind: str) -> FarSide:
         """What is on the far side; only here, so only where it is used, its libraries are loaded."""
+        if kind == "amqp":
+            from relay.amqp import Amqp
+
+            return Amqp(self._settings.amqp_urls, self._database)
         if kind == "xmpp" and self._settings.xmpp_component:
             from relay.xmpp import Xmpp
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import ipaddress
 import os
 import re
@@ -53,6 +54,7 @@ class Settings:
     most_waiting: int = 0  # chats in the queue, held ones too, above which more are refused; 0: any number
     oldest_queued_seconds: int = 0  # how long a chat may wait to be sent before more are refused; 0: any time
     xmpp_component: XmppComponent | None = None  # None: no XMPP
+    amqp_urls: tuple[str, ...] = ()  # of the RabbitMQ that chats go to and come from, one for each of its nodes
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -86,6 +88,7 @@ class Settings:
                 cls.oldest_queued_seconds,
             ),
             xmpp_component=_xmpp_component(environ.get("XMPP_COMPONENT", "")),
+            amqp_urls=_amqp_urls(environ.get("AMQP_URL", "")),
         )
 
     @property
@@ -136,6 +139,22 @@ def _xmpp_component(text: str) -> XmppComponent | None:
     except ValueError:
         pass
     raise BadSetting("XMPP_COMPONENT: expected xmpp://chat.example.org:secret@host:5347, the secret percent-encoded")
+
+
+def _amqp_urls(text: str) -> tuple[str, ...]:
+    """Comma-separated. Their text is never shown: it has the password in it."""
+    urls = tuple(url.strip() for url in text.split(",") if url.strip())
+    for url in urls:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            fit = parts.scheme in ("amqp", "amqps") and parts.hostname and parts.port != 0
+        except ValueError:
+            fit = False
+        if not fit:
+            raise BadSetting("AMQP_URL: expected amqp://user:password@host:5672/vhost, or several with commas between")
+    if urls and importlib.util.find_spec("aio_pika") is None:
+        raise BadSetting("AMQP_URL needs what is not installed: pip install 'shoptalk[amqp]'")
+    return urls
 
 
 def _timezone(name: str) -> str:

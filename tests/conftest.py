@@ -27,9 +27,11 @@ from flask.testing import FlaskClient
 
 from api import context
 from api.app import create_app
+from drill.rabbit import Rabbit, program
 from embedded import programs
 from sql.schema import prepare
 from sql.settings import Settings
+from tests.proxy import Proxy
 
 ROOT = Path(__file__).parent.parent
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -224,6 +226,32 @@ def start() -> Iterator[Callable[..., Process]]:
     yield start
     for process in started:
         process.end()
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[Rabbit]:
+    """A RabbitMQ of the tests' own, with Debian's programs."""
+    if program() is None:
+        assert not os.environ.get("CI"), "rabbitmq-server is missing, and CI goes without nothing"
+        pytest.skip("needs rabbitmq-server")
+    folder = Path(tempfile.mkdtemp())
+    with Rabbit(folder) as rabbit:
+        yield rabbit
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[str, int], Proxy]]:
+    """Makes proxies in front of servers: proxy(host, port)."""
+    made: list[Proxy] = []
+
+    def proxy(host: str, port: int) -> Proxy:
+        made.append(Proxy(host, port))
+        return made[-1]
+
+    yield proxy
+    for one in made:
+        one.close()
 
 
 @pytest.fixture

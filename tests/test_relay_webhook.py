@@ -72,12 +72,16 @@ class Receiver:
         self.server.server_close()
 
     def check(self, conversations: dict[int, int]) -> None:
-        """Each conversation's chats are all there, and in order: a repeat only repeats what was there."""
-        order: dict[int, list[int]] = defaultdict(list)
-        for chat in self.got:
-            if chat["seq"] > max(order[chat["conversation_id"]], default=0):
-                order[chat["conversation_id"]].append(chat["seq"])
-        assert order == {c: list(range(1, last + 1)) for c, last in conversations.items()}
+        check(self.got, conversations)
+
+
+def check(got: list[dict[str, Any]], conversations: dict[int, int]) -> None:
+    """Each conversation's chats are all there, and in order: a repeat only repeats what was there."""
+    order: dict[int, list[int]] = defaultdict(list)
+    for chat in got:
+        if chat["seq"] > max(order[chat["conversation_id"]], default=0):
+            order[chat["conversation_id"]].append(chat["seq"])
+    assert order == {c: list(range(1, last + 1)) for c, last in conversations.items()}
 
 
 def status(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:

@@ -1,4 +1,4 @@
--- The next chats of the log for a channel of a store, in a window of positions: a channel
+-- The next chats of the log for a channel, of its store or (null) of all, in a window of positions: a channel
 -- that was away for long goes through the log window by window, each a short read.
 select l.position, l.sent_at, c.chat_id, c.conversation_id, c.seq, c.sender, c.payload, c.client_id,
        c.operator_id, c.created_at, 'sent' as state, null::timestamptz as release_at, v.store_id
@@ -6,6 +6,6 @@ select l.position, l.sent_at, c.chat_id, c.conversation_id, c.seq, c.sender, c.p
   join conversations v on v.conversation_id = l.conversation_id
   join chats c on c.chat_id = l.chat_id
  where l.position > :after and l.position <= :until
-   and v.store_id = :store_id
+   and (cast(:store_id as integer) is null or v.store_id = :store_id)
  order by l.position
  limit :page

@@ -1,0 +1,80 @@
+"""The RabbitMQ of the settings: connecting to one of its nodes, and what can go wrong there, as Trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import aio_pika
+import aiormq.exceptions
+from aio_pika.abc import AbstractChannel, AbstractConnection
+
+from relay.channels import Trouble
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+CLOSE_TIMEOUT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 10  # a node that vanished without a word is given up after three
+
+
+class Broker:
+    """The nodes, tried one after the other from any one on: relays spread over them."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = list(urls)
+        random.shuffle(self._urls)
+
+    async def connect(self, name: str) -> AbstractConnection:
+        """Connects to the next node that answers. Raises Trouble."""
+        failure = Trouble("no node is known")
+        for _ in self._urls:
+            url = self._urls.pop(0)
+            self._urls.append(url)
+            try:
+                with trouble():
+                    return await aio_pika.connect(
+                        url, timeout=CONNECT_TIMEOUT_SECONDS, heartbeat=HEARTBEAT_SECONDS,
+                        client_properties={"connection_name": name},
+                    )  # fmt: skip
+            except Trouble as error:
+                failure = error
+        raise failure
+
+
+async def disconnect(connection: AbstractConnection) -> None:
+    """Ends the connection, whatever state it is in."""
+    with contextlib.suppress(OSError, TimeoutError, RuntimeError, aiormq.exceptions.AMQPError):
+        await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_SECONDS)
+
+
+async def declare(connection: AbstractConnection, declare: Callable[[AbstractChannel, bool], Awaitable[Any]]) -> None:
+    """Makes an exchange or a queue if there is none; one that is there is taken as it is, with its own arguments."""
+    try:
+        async with connection.channel() as channel:
+            await declare(channel, True)
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        async with connection.channel() as channel:
+            await declare(channel, False)
+
+
+@contextlib.contextmanager
+def trouble() -> Iterator[None]:
+    """Makes Trouble of whatever a broker, or the lack of one, can do to a call; PublishError is left alone."""
+    try:
+        yield
+    except aiormq.exceptions.PublishError:
+        raise
+    except aiormq.exceptions.DeliveryError:
+        raise Trouble("the broker could not keep it (basic.nack)") from None
+    except (OSError, TimeoutError, RuntimeError, aiormq.exceptions.AMQPError) as error:
+        raise Trouble(describe(error)) from None
+
+
+def describe(error: object) -> str:
+    """In one line, and never with the URL: it has the password in it."""
+    if isinstance(error, TimeoutError):
+        return "the broker did not answer in time"
+    text = (str(error) if error else "").strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else "the connection was lost"
