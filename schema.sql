@@ -40,6 +40,9 @@ create function bell_lock() returns bigint language sql immutable as $$ select 7
 -- transaction that holds a chat shares it, one that moves what is held has it alone: see hold_until().
 create function hours_lock() returns integer language sql immutable as $$ select 731057910 $$;
 
+-- Advisory lock of the one relay that publishes the log to the web nodes (FANOUT=amqp).
+create function fanout_lock() returns bigint language sql immutable as $$ select 7310579104 $$;
+
 -- Advisory lock of keep_presence().
 create function presence_lock() returns bigint language sql immutable as $$ select 7310579103 $$;
 

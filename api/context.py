@@ -32,7 +32,12 @@ class Shared:
 
 def install(app: Flask, settings: Settings, database: sa.Engine) -> None:
     """Gives the app what the functions below answer."""
-    feed = Feed(settings.database_url, database)
+    node = None
+    if settings.fanout == "amqp":
+        from api.nodes import Node
+
+        node = Node(settings.amqp_urls)
+    feed = Feed(settings.database_url, database, node)
     app.extensions["shoptalk"] = Shared(
         settings,
         database,

@@ -1,5 +1,7 @@
 """The sent log as it grows: one LISTEN connection and one reader a process, however many streams it has.
 
+Or, with FANOUT=amqp, what the relay has read and publishes to all nodes, and the log only for what is missing there.
+
 The reader hands each chat to the streams that want it. A stream catches up by itself, from the log by its
 cursor, to where the reader stood when it subscribed, and from there on its queue has everything: positions
 have no gaps and one order, so nothing is missing in between and nothing comes twice.
@@ -13,7 +15,9 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import sqlalchemy as sa
@@ -23,6 +27,9 @@ from api.keys import ANYBODY, Caller
 from api.signals import CHANNEL, Signal
 from api.signals import encode as encode_signal
 from sql.database import connect, query
+
+if TYPE_CHECKING:
+    from api.nodes import Node
 
 log = logging.getLogger("shoptalk.api")
 
@@ -101,8 +108,9 @@ class Subscription:
 class Feed:
     """The process's reader of the log. It starts with the first stream."""
 
-    def __init__(self, database_url: str, engine: sa.Engine) -> None:
+    def __init__(self, database_url: str, engine: sa.Engine, node: Node | None = None) -> None:
         self._database_url = database_url
+        self._node = node  # where chats come from RabbitMQ
         self._engine = engine
         self._streams: dict[Key, set[Subscription]] = defaultdict(set)
         self._watchers: dict[Key, set[Subscription]] = defaultdict(set)  # conversations' streams by their parties
@@ -168,7 +176,10 @@ class Feed:
     def _run(self) -> None:
         while not self._closed:
             try:
-                self._listen()
+                if self._node is None:
+                    self._listen()
+                else:
+                    self._take_from(self._node)
             except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
                 log.warning("feed_lost reason=%s", str(error).strip().splitlines()[0])
                 time.sleep(RECONNECT_SECONDS)
@@ -181,10 +192,46 @@ class Feed:
             while not self._closed:
                 # At once after LISTEN, after every wake-up, which is only a hint, and every few seconds anyway.
                 if not heard or any(notice.channel != CHANNEL for notice in heard):
-                    while self.streams and self._read() == PAGE:
-                        pass
+                    self._read_on()
                 heard = list(connection.notifies(timeout=POLL_SECONDS, stop_after=1))
                 self._pass_on([notice.payload for notice in heard if notice.channel == CHANNEL])
+
+    def _take_from(self, node: Node) -> None:
+        """Until the broker is lost. The log is then read every second: nobody says that it has grown."""
+        from api.nodes import Lost
+
+        try:
+            with node.messages() as messages:
+                self._read_on()  # what was published before the queue was there
+                for message in messages:
+                    if self._closed:
+                        return
+                    try:
+                        self._take(message or {})
+                    except (TypeError, ValueError, KeyError, AttributeError) as error:  # it is none of the relay's
+                        log.warning("feed_refused reason=%r", error)
+        except Lost as error:
+            log.warning("feed_lost reason=%s", error)
+            self._read_on()
+            time.sleep(RECONNECT_SECONDS)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        """Hands out what follows on what was handed out; whatever is missing before it, the log has."""
+        if "signals" in message:
+            self._pass_on(message["signals"])
+            return
+        if self.streams and message.get("after", self._position + 1) > self._position:
+            self._read_on()
+        with self._lock:
+            for position, store_id, chat in message.get("chats", ()):
+                if self.streams and position == self._position + 1:
+                    self._position = position
+                    self._hand_out(position, chat | {"store_id": store_id}, partial(_event, position, chat))
+
+    def _read_on(self) -> None:
+        """To the end of the log, while there is a stream."""
+        while self.streams and self._read() == PAGE:
+            pass
 
     def _read(self) -> int:
         with self._engine.connect() as connection:
@@ -193,7 +240,7 @@ class Feed:
             for row in rows:
                 if row.position > self._position:  # else: somebody subscribed first and began at the end
                     self._position = row.position
-                    self._hand_out(row)
+                    self._hand_out(row.position, row._asdict(), partial(encode, row))
         return len(rows)
 
     def _pass_on(self, payloads: list[str]) -> None:
@@ -231,13 +278,13 @@ class Feed:
             rows = connection.execute(query("read_changed"), {"chat_ids": chat_ids})
             return {row.chat_id: answers.chat(row) for row in rows}
 
-    def _hand_out(self, row: Any) -> None:
+    def _hand_out(self, position: int, keys: Mapping[str, Any], encoded: Callable[[], bytes]) -> None:
         event = None
         for name in KEYS:
-            for subscription in self._streams.get((name, getattr(row, name)), ()):
-                if subscription.asker.reaches(row._mapping):
-                    event = event or encode(row)
-                    subscription.put(row.position, event)
+            for subscription in self._streams.get((name, keys[name]), ()):
+                if subscription.asker.reaches(keys):
+                    event = event or encoded()
+                    subscription.put(position, event)
 
 
 def _discard(streams: dict[Key, set[Subscription]], key: Key, subscription: Subscription) -> None:
@@ -268,5 +315,8 @@ def is_present(party: str, present: set[str]) -> bool:
 
 def encode(row: Any) -> bytes:
     """The event of a sent chat. JSON has no raw line breaks, so no text can forge another field or event."""
-    chat = answers.sent_chat(row)
-    return b"event: chat\nid: %d\ndata: %s\n\n" % (row.position, json.dumps(chat).encode())
+    return _event(row.position, answers.sent_chat(row))
+
+
+def _event(position: int, chat: dict[str, Any]) -> bytes:
+    return b"event: chat\nid: %d\ndata: %s\n\n" % (position, json.dumps(chat).encode())

@@ -17,7 +17,7 @@ import pika.exceptions
 
 from drill.shop import free_port
 
-READY_SECONDS = 120
+READY_SECONDS = 240
 LIBRARY = Path("/usr/lib/rabbitmq/bin")  # behind the wrappers of /usr/sbin, which insist on one account and one folder
 
 

@@ -47,10 +47,16 @@ class Relay:
 
     async def run(self) -> None:
         """Until stop(); outlives every trouble of the database."""
-        watching = asyncio.ensure_future(self._watch())
+        tasks = [asyncio.ensure_future(self._watch())]
+        if self._settings.fanout == "amqp":
+            from relay.fanout import Fanout
+
+            fanout = Fanout(self._settings.amqp_urls, self._settings.database_url, self._database)
+            tasks.append(asyncio.ensure_future(fanout.run()))
         await self._stopping.wait()
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._end(list(self._channels))
         await self._ear.close()
         self._database.close()

@@ -55,6 +55,7 @@ class Settings:
     oldest_queued_seconds: int = 0  # how long a chat may wait to be sent before more are refused; 0: any time
     xmpp_component: XmppComponent | None = None  # None: no XMPP
     amqp_urls: tuple[str, ...] = ()  # of the RabbitMQ that chats go to and come from, one for each of its nodes
+    fanout: str = "postgres"  # how new chats come to the web processes: by LISTEN, or "amqp"
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -89,6 +90,7 @@ class Settings:
             ),
             xmpp_component=_xmpp_component(environ.get("XMPP_COMPONENT", "")),
             amqp_urls=_amqp_urls(environ.get("AMQP_URL", "")),
+            fanout=_fanout(environ.get("FANOUT") or cls.fanout, environ.get("AMQP_URL", "")),
         )
 
     @property
@@ -139,6 +141,14 @@ def _xmpp_component(text: str) -> XmppComponent | None:
     except ValueError:
         pass
     raise BadSetting("XMPP_COMPONENT: expected xmpp://chat.example.org:secret@host:5347, the secret percent-encoded")
+
+
+def _fanout(text: str, amqp_url: str) -> str:
+    if text not in ("postgres", "amqp"):
+        raise BadSetting(f"FANOUT={text}: expected postgres or amqp")
+    if text == "amqp" and not amqp_url:
+        raise BadSetting("FANOUT=amqp needs AMQP_URL")
+    return text
 
 
 def _amqp_urls(text: str) -> tuple[str, ...]:
