@@ -23,6 +23,7 @@ from standardwebhooks import Webhook
 from relay.guard import is_public
 from relay.webhook import retry_after_seconds
 from tests.conftest import ROOT, Connection, Process, eventually
+from tests.proxy import Proxy
 from tests.test_enqueue import enqueue
 
 Start = Callable[..., Process]
@@ -355,6 +356,24 @@ def test_two_relays_one_killed_and_one_that_overslept_lose_nothing_and_keep_orde
     for chat in receiver.got:
         by_id[chat["chat_id"]].add((chat["conversation_id"], chat["seq"]))
     assert all(len(content) == 1 for content in by_id.values())
+
+
+def test_connections_cut_in_mid_batch_lose_nothing(
+    shop: Connection, client: FlaskClient, database: str, start: Start, receiver: Receiver,
+    proxy: Callable[[str, int], Proxy],
+) -> None:  # fmt: skip
+    line = proxy("127.0.0.1", receiver.server.server_port)
+    put(client, receiver, url=f"http://127.0.0.1:{line.port}/hook")
+    relay(start, database)
+    for turn in range(1, 4):
+        before = line.connections
+        line.cut(after_bytes=20_000)  # some thirty chats of a hundred
+        conversations = send(shop, 10, 10)
+        eventually(lambda turn=turn: len({chat["chat_id"] for chat in receiver.got}) == 100 * turn)  # type: ignore[misc]
+        assert line.connections > before
+    receiver.check(conversations)
+    repeats = len(receiver.got) - 300
+    assert repeats <= 3 * 8, "of what was answered in time, nothing comes twice"
 
 
 def test_an_older_token_moves_nothing(shop: Connection) -> None:
