@@ -93,6 +93,7 @@ def guarded(
     enqueue(shop, 7, "open Sesame", chat_id=70)
     enqueue(shop, 8, "sesame too", chat_id=80, client=2)
     enqueue(shop, 9, "sesame of another", chat_id=90, client=2, operator=2)
+    shop.execute("insert into channels (name, kind, cursor) values ('crm', 'xmpp', 0)")  # of the whole system
     client = make_client(database, api_keys=(MASTER,))
     for store in (1, 2):
         path = f"/v1/stores/{store}/channels/crm"

@@ -73,6 +73,6 @@ def test_another_implementation_keeps_the_same_form(name: str, host: str) -> Non
         return
     assert bare_jid(kept) == kept
     try:
-        assert JID(f"{name}@{host}").bare == kept
+        assert JID(f"{name}@{host.removesuffix('.')}").bare == kept
     except InvalidJID:
         pass  # it is stricter here and there
