@@ -14,9 +14,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from sql.settings import BadSetting, Settings, XmppComponent
-from tests.conftest import ROOT, Connection, Process, clock, eventually
+from tests.conftest import ROOT, AsRole, Connection, Process, clock, eventually
 from tests.test_enqueue import count, enqueue
-from tests.test_roles import AsRole, as_role  # noqa: F401
 from tests.xmpp import COMPONENT, SECRET, Cutter, Prosody, User
 
 Start = Callable[..., Process]
@@ -97,7 +96,7 @@ def test_chats_go_both_ways_with_receipts_and_delivered_marks(
     as_role: AsRole,
     start: Start,
     prosody: Prosody,
-    join: Join,  # noqa: F811
+    join: Join,
 ) -> None:
     ann, olga = join("ann@localhost"), join("olga@localhost")
     ear = people  # hears what is told to those who look
