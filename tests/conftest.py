@@ -157,6 +157,27 @@ def client(database: str, make_client: MakeClient) -> FlaskClient:
     return make_client(database)
 
 
+AsRole = Callable[[str], str]
+
+
+@pytest.fixture
+def as_role(database: str, db: Connection) -> Iterator[AsRole]:
+    """Makes an account that has the role, and answers how it connects."""
+    made = set()
+
+    def as_role(role: str) -> str:
+        name = f"{psycopg.conninfo.conninfo_to_dict(database)['dbname']}_{role}"
+        if name not in made:
+            made.add(name)
+            db.execute(f"create role {name} login password 'x' in role shoptalk_{role}")
+        return psycopg.conninfo.make_conninfo(database, user=name, password="x")
+
+    yield as_role
+    for name in made:
+        db.execute(f"drop owned by {name}")  # its temporary tables, which the server takes its time to drop
+        db.execute(f"drop role {name}")
+
+
 def clock(connection: Connection, instant: str) -> None:
     """Stops the clock of the session's hour rule at the instant, UTC."""
     connection.execute("select set_config('shoptalk.now', %s, false)", [instant + "+00"])

@@ -14,9 +14,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from sql.settings import BadSetting, Settings, XmppComponent
-from tests.conftest import ROOT, Connection, Process, clock, eventually
+from tests.conftest import ROOT, AsRole, Connection, Process, clock, eventually
 from tests.test_enqueue import count, enqueue
-from tests.test_roles import AsRole, as_role  # noqa: F401
 from tests.xmpp import COMPONENT, SECRET, Cutter, Prosody, User
 
 Start = Callable[..., Process]

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 
-from tests.conftest import Connection, MakeClient, eventually
+from tests.conftest import AsRole, Connection, MakeClient, eventually
 from tests.test_access import BODIES, MASTER, ask, bearer, calls
 from tests.test_enqueue import enqueue
 from tests.test_relay_webhook import Receiver, receiver  # noqa: F401
 from tests.test_stream import Reader, Start, Web
 
-AsRole = Callable[[str], str]
 ROLES = ("web", "worker", "relay", "inspector")
 SECRETS = {"api_keys", "token_secrets", "channels"}
 WRITES = {"web": {("clients", "INSERT"), ("operators", "INSERT"), ("channels", "DELETE")}}
-
-
-@pytest.fixture
-def as_role(database: str, db: Connection) -> Iterator[AsRole]:
-    """Makes an account that has the role, and answers how it connects."""
-    made = set()
-
-    def as_role(role: str) -> str:
-        name = f"{psycopg.conninfo.conninfo_to_dict(database)['dbname']}_{role}"
-        if name not in made:
-            made.add(name)
-            db.execute(f"create role {name} login password 'x' in role shoptalk_{role}")
-        return psycopg.conninfo.make_conninfo(database, user=name, password="x")
-
-    yield as_role
-    for name in made:
-        db.execute(f"drop owned by {name}")  # its temporary tables, which the server takes its time to drop
-        db.execute(f"drop role {name}")
 
 
 def test_every_process_does_all_of_its_work_in_its_role(
