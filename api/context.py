@@ -27,7 +27,7 @@ class Shared:
 
 def install(app: Flask, settings: Settings, database: sa.Engine) -> None:
     """Gives the app what the functions below answer."""
-    feed = Feed(settings.database_url, database)
+    feed = Feed(settings.direct_url, database)
     app.extensions["shoptalk"] = Shared(settings, database, feed, Announcer(database), Presence(database))
 
 

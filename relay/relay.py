@@ -31,8 +31,8 @@ class Relay:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._database = Database(settings.database_url)
-        self._ear = Ear(settings.database_url)
+        self._database = Database(settings.database_url, settings.pooled)
+        self._ear = Ear(settings.direct_url)
         self._tail = Tail()
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._channels: dict[int, tuple[Channel, asyncio.Task[None]]] = {}
