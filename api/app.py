@@ -36,7 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    context.install(app, settings, make_engine(settings.database_url, "shoptalk web"))
+    context.install(app, settings, make_engine(settings.database_url, "shoptalk web", pooled=settings.pooled))
     problems.register(app)
     for blueprint in (people, chats, conversations, hours, attention, desk, stream, channels, tokens, status, pages):
         app.register_blueprint(blueprint)

@@ -37,7 +37,7 @@ def install(app: Flask, settings: Settings, database: sa.Engine) -> None:
         from api.nodes import Node
 
         node = Node(settings.amqp_urls)
-    feed = Feed(settings.database_url, database, node)
+    feed = Feed(settings.direct_url, database, node)
     app.extensions["shoptalk"] = Shared(
         settings,
         database,

@@ -49,7 +49,8 @@ def main() -> int:
                 print("starting the embedded PostgreSQL", flush=True)
                 cluster = stack.enter_context(Cluster(data_folder()))
                 os.environ["DATABASE_URL"] = cluster.url
-            prepare(os.environ["DATABASE_URL"])
+                os.environ.pop("SHOPTALK_LISTEN_URL", None)
+            prepare(os.environ.get("SHOPTALK_LISTEN_URL") or os.environ["DATABASE_URL"])
             insist_on_keys(dataclasses.replace(settings, database_url=os.environ["DATABASE_URL"]))
             return _run_procfile(settings, cluster)
     except Ended:

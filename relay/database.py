@@ -20,8 +20,8 @@ Row = sa.Row[Any]
 class Database:
     """Runs one statement at a call, each its own transaction: none is ever open while something else is waited for."""
 
-    def __init__(self, database_url: str) -> None:
-        self._engine = make_engine(database_url, "shoptalk relay", pool_size=CONNECTIONS)
+    def __init__(self, database_url: str, pooled: bool = False) -> None:
+        self._engine = make_engine(database_url, "shoptalk relay", pool_size=CONNECTIONS, pooled=pooled)
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="database")
 
     async def rows(self, statement: sa.TextClause, **values: Any) -> list[Row]:

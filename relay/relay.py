@@ -33,8 +33,8 @@ class Relay:
         self._settings = settings
         configured = {"amqp": settings.amqp_urls, "xmpp": settings.xmpp_component}
         self._kinds = {"webhook"} | {kind for kind, setting in configured.items() if setting}
-        self._database = Database(settings.database_url)
-        self._ear = Ear(settings.database_url)
+        self._database = Database(settings.database_url, settings.pooled)
+        self._ear = Ear(settings.direct_url)
         self._tail = Tail()
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._channels: dict[int, tuple[Channel, asyncio.Task[None]]] = {}
@@ -51,7 +51,7 @@ class Relay:
         if self._settings.fanout == "amqp":
             from relay.fanout import Fanout
 
-            fanout = Fanout(self._settings.amqp_urls, self._settings.database_url, self._database)
+            fanout = Fanout(self._settings.amqp_urls, self._settings.direct_url, self._database)
             tasks.append(asyncio.ensure_future(fanout.run()))
         await self._stopping.wait()
         for task in tasks:

@@ -1,4 +1,7 @@
-"""`python -m sql`: brings the database of DATABASE_URL up to date, or says why it cannot."""
+"""`python -m sql`: brings the database of DATABASE_URL up to date, or says why it cannot.
+
+Past a pooler, where there is one: the lock that keeps two installations apart is a session's.
+"""
 
 import logging
 import sys
@@ -12,7 +15,7 @@ from sql.settings import BadSetting, Settings
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
 try:
     settings = Settings.from_environment()
-    prepare(settings.database_url)
+    prepare(settings.direct_url)
     insist_on_keys(settings)
 except (BadSetting, WrongSchema, psycopg.Error) as error:
     sys.exit(f"shoptalk: {error}")

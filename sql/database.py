@@ -39,17 +39,25 @@ async def connect_async(database_url: str, application_name: str) -> psycopg.Asy
 
 
 def make_engine(
-    database_url: str, application_name: str, pool_size: int = 10, lock_timeout_seconds: int = 1
+    database_url: str,
+    application_name: str,
+    pool_size: int = 10,
+    lock_timeout_seconds: int = 1,
+    pooled: bool = False,
 ) -> sa.Engine:
     """An engine in autocommit: every call of ours is one statement, so one round trip.
 
     A statement waits at most `lock_timeout_seconds` for somebody's lock: a program that thinks with a
     conversation locked must not use up the pool. A caller waits up to 5 s for one of `pool_size` connections
     and then gets sqlalchemy.exc.TimeoutError; with 0 there is no pool, and each use is a session of its own.
+    `pooled`: the URL leads to a pooler in transaction mode, so the next statement may run in another session, which
+    does not know what was prepared in this one. What is set here, its own configuration has to set (docs/deploy.md).
     """
 
     def connect_and_set() -> psycopg.Connection[tuple[Any, ...]]:
         connection = connect(database_url, application_name)
+        if pooled:
+            connection.prepare_threshold = None
         connection.execute(
             "select set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false),"
             " set_config('lock_timeout', %s, false),"

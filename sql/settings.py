@@ -38,6 +38,7 @@ class Settings:
 
     # A libpq URL or keyword string; empty: libpq's own defaults (PGHOST …). Not shown, as it may have a password.
     database_url: str = field(repr=False)
+    listen_url: str = field(default="", repr=False)  # the same past the pooler that database_url leads to; empty: none
     host: str = "127.0.0.1"
     port: int = 8000
     web_processes: int = 2
@@ -63,6 +64,7 @@ class Settings:
         opens, closes = _span(environ.get("SHOPTALK_HOURS") or "09:00-14:00")
         return cls(
             database_url=environ.get("DATABASE_URL", ""),
+            listen_url=environ.get("SHOPTALK_LISTEN_URL", ""),
             host=environ.get("HOST") or cls.host,
             port=_number("PORT", environ.get("PORT") or str(cls.port)),
             web_processes=_number("WEB_CONCURRENCY", environ.get("WEB_CONCURRENCY") or str(cls.web_processes)),
@@ -97,6 +99,16 @@ class Settings:
     def is_exposed(self) -> bool:
         """Whether HOST lets other machines in."""
         return not _is_loopback(self.host)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooler that may change sessions between two statements stands in front of the database."""
+        return bool(self.listen_url)
+
+    @property
+    def direct_url(self) -> str:
+        """The database past any pooler: for LISTEN, session locks, and whatever needs a session of its own."""
+        return self.listen_url or self.database_url
 
 
 def _span(text: str) -> tuple[dt.time, dt.time]:

@@ -25,8 +25,8 @@ def main() -> None:
         check_version(settings.database_url)
     except (BadSetting, WrongSchema, psycopg.Error) as error:
         sys.exit(f"shoptalk: {error}")
-    consumer = Consumer(settings.database_url)
-    schedule = Schedule(settings.database_url)
+    consumer = Consumer(settings)
+    schedule = Schedule(settings.direct_url)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: consumer.stop())
     schedule.start()

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from sql.database import make_engine, query
+from sql.settings import Settings
 from worker.bell import Bell
 
 log = logging.getLogger("shoptalk.worker")
@@ -37,9 +38,9 @@ STAND_BY_SECONDS = 0.05
 class Consumer:
     """Sends until `stop()` is called. Any number may run at once, in any number of processes."""
 
-    def __init__(self, database_url: str) -> None:
-        self.bell = Bell(database_url)
-        self._engine = make_engine(database_url, "shoptalk worker", pool_size=1)
+    def __init__(self, settings: Settings) -> None:
+        self.bell = Bell(settings.direct_url)
+        self._engine = make_engine(settings.database_url, "shoptalk worker", pool_size=1, pooled=settings.pooled)
         self._stopping = threading.Event()
         self._floor = dict(FROM_THE_START)
         self._next_full_look = 0.0
