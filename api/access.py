@@ -47,6 +47,8 @@ TOKENS_MAY = {
     "chats in the body": True,
     "body": False,
 }
+# The kinds that a path names, each by `<kind_id>`.
+IN_PATH = {kind: kind for kind in ("store", "operator", "client", "conversation", "chat")} | {"opening": "store"}
 SMALLEST_TOKEN_CHAT_ID = 2**52  # below it chat_ids are for keys: no device can take one that a shop will use
 
 
@@ -76,10 +78,13 @@ def need_of(view: object) -> Need | None:
 
 
 def install(app: Flask) -> None:
-    """Lets nobody in without what the view needs. Raises RuntimeError where a view does not say it."""
-    silent = sorted(name for name, view in app.view_functions.items() if need_of(view) is None)
-    if silent:
-        raise RuntimeError(f"who may call {', '.join(silent)}? Say needs= in describe(), or use @access.needs()")
+    """Lets nobody in without what the view needs. Raises RuntimeError where a view does not say it, or not truly."""
+    for rule in app.url_map.iter_rules():
+        need = need_of(app.view_functions[rule.endpoint])
+        if need is None:
+            raise RuntimeError(f"who may call {rule.endpoint}? Say needs= in describe(), or use @access.needs()")
+        if need.of in IN_PATH and f"{IN_PATH[need.of]}_id" not in rule.arguments:
+            raise RuntimeError(f"{rule.endpoint} says that it is of one {need.of}, but its path names none")
     app.before_request(_admit)
 
 
@@ -150,13 +155,14 @@ def no_such(kind: str) -> Problem:
 
 def _insist_on_reach(need: Need) -> None:
     """Raises Problem 404 where the object that the path or query names is beyond the caller."""
-    kind = "store" if need.of == "opening" else need.of
     if need.of == "stream":
         _insist_on_stream()
+    if need.of not in IN_PATH:
         return
+    kind = IN_PATH[need.of]
     number = id_or_none((request.view_args or {}).get(f"{kind}_id"), chat=kind == "chat")
-    if number is None:  # nothing is named, or no number, which the view says
-        return
+    if number is None:
+        raise no_such(kind)
     thing = _opening(number) if need.of == "opening" else _thing(kind, number)
     if thing is None or not caller().reaches(thing):
         raise no_such(kind)
@@ -171,7 +177,7 @@ def _insist_on_stream() -> None:
     for kind in (name.removesuffix("_id") for name in KEYS if name in request.args):
         number = id_or_none(request.args[f"{kind}_id"])
         if number is None:
-            return
+            raise no_such(kind)
         thing = _thing(kind, number)
         if kind == "client" and "operator_id" not in caller().within:
             thing = {**caller().within, "client_id": number}  # of its chats the stream shows those within reach

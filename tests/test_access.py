@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from api import access
 from api import keys as api_keys
 from tests.conftest import Connection, MakeClient
 from tests.test_api import at_fault, problem
@@ -231,16 +234,15 @@ def test_what_is_another_stores_is_answered_like_what_is_not_there(
     assert asked > 30
 
 
-def test_a_route_that_does_not_say_who_may_call_it_does_not_start(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from flask import Flask
-
-    from api import access
-
-    app = Flask("new")
+def test_a_route_that_does_not_say_who_may_call_it_does_not_start() -> None:
+    app = Flask("new", static_folder=None)
     app.add_url_rule("/new", "new", lambda: "hello")
     with pytest.raises(RuntimeError, match="who may call new"):
+        access.install(app)
+    app = Flask("new", static_folder=None)
+    view = access.needs("read", of="conversation")(lambda number: number)
+    app.add_url_rule("/new/<number>", "new", view)
+    with pytest.raises(RuntimeError, match="names none"):
         access.install(app)
     with pytest.raises(ValueError, match="everything"):
         access.needs("everything")
@@ -267,8 +269,6 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(shop: Connection) -> None:
      (("x", "{}", None), "23514"), (("", "{read}", None), "23514")],
 )  # fmt: skip
 def test_a_key_that_cannot_be_made(shop: Connection, arguments: tuple[Any, ...], state: str) -> None:
-    import psycopg
-
     make_key(shop, "crm")
     with pytest.raises(psycopg.Error) as error:
         shop.execute("select make_key(%s, %s, %s)", arguments)
