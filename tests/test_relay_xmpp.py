@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from api.signals import Signal
 from sql.settings import BadSetting, Settings, XmppComponent
 from tests.conftest import ROOT, AsRole, Connection, Process, clock, eventually
 from tests.test_enqueue import count, enqueue
@@ -125,9 +125,10 @@ def test_chats_go_both_ways_with_receipts_and_delivered_marks(
 
     eventually(lambda: marks() == {"client": 2, "operator": 3})
     assert not olga.errors + ann.errors
-    told = [json.loads(note.payload) for note in ear.notifies(timeout=10, stop_after=4)]
-    assert {"conversation_id": 7, "party": "operator", "seq": 1} in [t["data"] for t in told]
-    assert {t["event"] for t in told} == {"delivered"}
+    told = [Signal.heard(note.payload) for note in ear.notifies(timeout=10, stop_after=4)]
+    assert {"conversation_id": 7, "party": "operator", "seq": 1} in [each.data for each in told]
+    assert {each.event for each in told} == {"delivered"}
+    assert {"conversation_id": 7, "client_id": 1, "operator_id": 1, "store_id": 1} in [each.to for each in told]
 
 
 def test_a_chat_that_was_held_says_when_it_was_written(
@@ -249,8 +250,11 @@ def test_a_chat_that_comes_back_is_a_dead_letter_and_the_rest_goes_on(
     error = ("{jabber:client}error", {"type": "cancel"})
     eventually(lambda: cursor(people) == 3)
     mallory.send(7, None, error, type="error", id=str(two.chat_id))
+    mallory.send(7, "and then")
+    eventually(lambda: len(mallory.errors) == 1)  # so the relay has had both
     olga.send(7, None, error, type="error", id=str(one.chat_id))
-    eventually(lambda: [f["chat_id"] for f in failures(client)] == [one.chat_id])
+    eventually(lambda: bool(failures(client)) and failures(client)[0]["chat_id"] == one.chat_id)
+    assert len(failures(client)) == 1
 
 
 @pytest.mark.parametrize("prosody", ["component_stanza_size_limit = 4000"], indirect=True)
@@ -352,6 +356,28 @@ def owner(db: Connection, relays: list[Process]) -> Process:
 
     eventually(lambda: any(r.popen.pid == pid() for r in relays))
     return next(r for r in relays if r.popen.pid == pid())
+
+
+def test_what_is_sent_until_there_is_a_receipt_is_a_chat_once_though_the_relay_is_killed(
+    people: Connection, database: str, start: Start, prosody: Prosody, join: Join
+) -> None:
+    ann = join("ann@localhost")
+    enqueue(people, 7, "0")
+    first = relay(start, database, prosody.setting())
+    texts = [str(n) for n in range(1, 201)]
+
+    def send_those_without() -> None:
+        for text in texts:
+            if text not in ann.receipts:
+                ann.send(7, text, REQUEST, id=text)
+
+    send_those_without()
+    eventually(lambda: len(ann.receipts) > 10)
+    first.popen.kill()
+    relay(start, database, prosody.setting())
+    send_those_without()
+    eventually(lambda: set(ann.receipts) == set(texts))
+    assert sorted(payload for _, payload in payloads(people)[1:]) == sorted(texts)
 
 
 @pytest.mark.parametrize("prosody", ['component_conflict_resolve = "kick_old"'], indirect=True)
