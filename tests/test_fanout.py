@@ -17,10 +17,9 @@ import pytest
 from drill.rabbit import Node, Rabbit
 from sql.fanout import EXCHANGE
 from sql.settings import BadSetting, Settings
-from tests.conftest import ROOT, Connection, Process, eventually, free_port
+from tests.conftest import ROOT, AsRole, Connection, Process, eventually, free_port
 from tests.proxy import Proxy
 from tests.test_relay_webhook import send
-from tests.test_roles import AsRole, as_role  # noqa: F401
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -140,7 +139,7 @@ def check(stream: Stream, conversations: dict[int, int]) -> None:
 
 def test_two_nodes_get_every_chat_and_signal_and_neither_listens(
     shop: Connection,
-    as_role: AsRole,  # noqa: F811
+    as_role: AsRole,
     start: Start,
     broker: Node,
 ) -> None:

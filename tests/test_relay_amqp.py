@@ -22,11 +22,10 @@ from flask.testing import FlaskClient
 
 from drill.rabbit import Node, Rabbit
 from sql.settings import BadSetting, Settings
-from tests.conftest import ROOT, Connection, Process, eventually
+from tests.conftest import ROOT, AsRole, Connection, Process, eventually
 from tests.proxy import Proxy
 from tests.test_enqueue import enqueue
 from tests.test_relay_webhook import check, send
-from tests.test_roles import AsRole, as_role  # noqa: F401
 
 pytestmark = pytest.mark.timeout(240)
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # a cut is what we want
@@ -335,7 +334,7 @@ def left(node: Node, queue: str = "shoptalk.inbound") -> int:
 
 def test_a_published_chat_is_accepted_once_in_order_and_acknowledged(
     shop: Connection,
-    as_role: AsRole,  # noqa: F811
+    as_role: AsRole,
     start: Start,
     broker: Node,
 ) -> None:
