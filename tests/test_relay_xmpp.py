@@ -93,7 +93,7 @@ def failures(client: FlaskClient) -> list[dict[str, Any]]:
 def test_chats_go_both_ways_with_receipts_and_delivered_marks(
     people: Connection,
     client: FlaskClient,
-    as_role: AsRole,  # noqa: F811
+    as_role: AsRole,
     start: Start,
     prosody: Prosody,
     join: Join,
