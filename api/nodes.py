@@ -46,12 +46,16 @@ class Node:
                 name = NODE_PREFIX + secrets.token_hex(8)
                 channel.queue_declare(name, exclusive=True, auto_delete=True, arguments={"x-max-length": MOST_WAITING})
                 channel.queue_bind(name, EXCHANGE)
-                coming = channel.consume(name, auto_ack=True, exclusive=True, inactivity_timeout=QUIET_SECONDS)
-                yield (_read(body) for _, _, body in coming)
-                raise Lost("the queue was deleted")
+                yield _coming(channel, name)
         except (pika.exceptions.AMQPError, OSError) as error:
             text = str(error).strip().splitlines()
             raise Lost(f"{type(error).__name__}: {text[0] if text else 'the connection was lost'}") from None
+
+
+def _coming(channel: Any, queue: str) -> Iterator[Any]:
+    for _, _, body in channel.consume(queue, auto_ack=True, exclusive=True, inactivity_timeout=QUIET_SECONDS):
+        yield _read(body)
+    raise Lost("the queue was deleted")
 
 
 def _read(body: bytes | None) -> Any:

@@ -105,12 +105,30 @@ class Drill:
             reader.end()
 
 
+def drill(folder: Path, options: argparse.Namespace) -> Figures:
+    """One machine: everything is killed."""
+    fault = PLANTS.get(options.plant, Plant())
+    with Shop(folder) as shop:
+        plant(shop, fault)
+        return Drill(shop, options.seconds, options.seed, fault).run()
+
+
+def drill_cluster(folder: Path, options: argparse.Namespace) -> Figures:
+    """Many web nodes on RabbitMQ; what this needs is loaded only here."""
+    from drill import cluster, rabbit
+
+    if rabbit.program() is None:
+        raise Unusable("--cluster needs rabbitmq-server")
+    return cluster.run(folder, options.seconds, options.seed)
+
+
 def main() -> int:
     """Reads the options, makes the throwaway folder, runs the drill."""
     parser = argparse.ArgumentParser(prog="bin/drill", description=sys.modules["drill"].__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="how long the faults last (default: a minute)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of faults and loads")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="a fault of the product, which has to be caught")
+    parser.add_argument("--cluster", action="store_true", help="many web nodes on a RabbitMQ cluster instead")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"seed {options.seed}, {options.seconds:g} s, planted: {options.plant or 'nothing'}", flush=True)
@@ -118,10 +136,7 @@ def main() -> int:
     folder.chmod(0o755)  # the servers' account has to get in
     clean = False
     try:
-        fault = PLANTS.get(options.plant, Plant())
-        with Shop(folder) as shop:
-            plant(shop, fault)
-            wrong = Drill(shop, options.seconds, options.seed, fault).run()
+        wrong = drill_cluster(folder, options) if options.cluster else drill(folder, options)
         clean = not any(wrong.values())
     except (Unusable, NotPlantable) as error:
         print(f"drill: {error}", file=sys.stderr)

@@ -11,6 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
+
 from drill.shop import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -22,17 +24,28 @@ END_SECONDS = 15
 class Crew:
     """One web (gunicorn with its processes) and some workers; a context manager."""
 
-    def __init__(self, database_url: str, folder: Path, worker: tuple[str, ...], workers: int) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        folder: Path,
+        worker: tuple[str, ...],
+        workers: int,
+        settings: dict[str, str] | None = None,
+    ) -> None:
         self.port = free_port()
         self._folder = folder
-        self._env = os.environ | {
-            "DATABASE_URL": database_url,
-            "HOST": "127.0.0.1",
-            "PORT": str(self.port),
-            "SHOPTALK_HOURS": "00:00-00:00",
-            "SHOPTALK_API_KEYS": "",
-            "PYTHONUNBUFFERED": "1",
-        }
+        self._env = (
+            os.environ
+            | {
+                "DATABASE_URL": database_url,
+                "HOST": "127.0.0.1",
+                "PORT": str(self.port),
+                "SHOPTALK_HOURS": "00:00-00:00",
+                "SHOPTALK_API_KEYS": "",
+                "PYTHONUNBUFFERED": "1",
+            }
+            | (settings or {})
+        )
         self.workers = [f"worker-{number}" for number in range(1, workers + 1)]
         self._commands = {name: list(worker) for name in self.workers}
         self._commands["web"] = ["gunicorn", "-c", "python:api.gunicorn_conf", "api.app:create_app()"]
@@ -57,6 +70,17 @@ class Crew:
     def pid(self, name: str) -> int:
         """Of the process, a web's being its master's."""
         return self._running[name].pid
+
+    def connections(self) -> list[int]:
+        """The ports that its processes are connected to."""
+        found = []
+        for process in self._running.values():
+            parent = psutil.Process(process.pid)
+            for one in (parent, *parent.children(recursive=True)):
+                found += [
+                    c.raddr.port for c in one.net_connections() if c.status == psutil.CONN_ESTABLISHED and c.raddr
+                ]
+        return found
 
     def kill(self, name: str) -> None:
         """kill -9 of the process and all it has started."""

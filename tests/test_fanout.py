@@ -17,7 +17,7 @@ import pytest
 from drill.rabbit import Node, Rabbit
 from sql.fanout import EXCHANGE
 from sql.settings import BadSetting, Settings
-from tests.conftest import ROOT, Connection, Process, eventually, free_port
+from tests.conftest import ROOT, AsRole, Connection, Process, eventually, free_port
 from tests.proxy import Proxy
 from tests.test_relay_webhook import send
 
@@ -72,12 +72,15 @@ class Stream(threading.Thread):
 class Nodes:
     """The relay, by the first URL, and a web node with one process for each other."""
 
-    def __init__(self, start: Start, database: str, urls: list[str], relays: int = 1) -> None:
-        self.env = {"DATABASE_URL": database, "FANOUT": "amqp", "WEB_CONCURRENCY": "1", "SHOPTALK_HOURS": "00:00-00:00"}
-        self.relays = [start("relay", **self.env, AMQP_URL=urls[0]) for _ in range(relays)]
+    def __init__(
+        self, start: Start, database: str, urls: list[str], relays: int = 1, relay_database: str | None = None
+    ) -> None:
+        env = {"DATABASE_URL": database, "FANOUT": "amqp", "WEB_CONCURRENCY": "1", "SHOPTALK_HOURS": "00:00-00:00"}
+        relay_env = env | {"DATABASE_URL": relay_database or database, "AMQP_URL": urls[0]}
+        self.relays = [start("relay", **relay_env) for _ in range(relays)]
         self.ports = [free_port() for _ in urls[1:]]
         webs = [
-            start(*GUNICORN, **self.env, AMQP_URL=url, PORT=str(port))
+            start(*GUNICORN, **env, AMQP_URL=url, PORT=str(port))
             for url, port in zip(urls[1:], self.ports, strict=True)
         ]
         for web in webs:
@@ -135,9 +138,12 @@ def check(stream: Stream, conversations: dict[int, int]) -> None:
 
 
 def test_two_nodes_get_every_chat_and_signal_and_neither_listens(
-    shop: Connection, database: str, start: Start, broker: Node
+    shop: Connection,
+    as_role: AsRole,
+    start: Start,
+    broker: Node,
 ) -> None:
-    nodes = Nodes(start, database, [broker.url] * 3)
+    nodes = Nodes(start, as_role("web"), [broker.url] * 3, relay_database=as_role("relay"))
     streams = [Stream(port, "store_id=1") for port in nodes.ports]
     nodes.relays[0].expect("fanout_began")
     conversations = send(shop, 10, 5)

@@ -22,7 +22,7 @@ from flask.testing import FlaskClient
 
 from drill.rabbit import Node, Rabbit
 from sql.settings import BadSetting, Settings
-from tests.conftest import ROOT, Connection, Process, eventually
+from tests.conftest import ROOT, AsRole, Connection, Process, eventually
 from tests.proxy import Proxy
 from tests.test_enqueue import enqueue
 from tests.test_relay_webhook import check, send
@@ -333,9 +333,12 @@ def left(node: Node, queue: str = "shoptalk.inbound") -> int:
 
 
 def test_a_published_chat_is_accepted_once_in_order_and_acknowledged(
-    shop: Connection, database: str, start: Start, broker: Node
+    shop: Connection,
+    as_role: AsRole,
+    start: Start,
+    broker: Node,
 ) -> None:
-    relay(start, database, broker.url)
+    relay(start, as_role("relay"), broker.url)
     eventually(lambda: has_queue(broker))
     bodies: list[tuple[Any, str | None]] = [(chat(7 + n % 3, f"text {n}"), f"message-{n}") for n in range(300)]
     repeated = [bodies[n] for n in range(0, 300, 7)]

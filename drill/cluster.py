@@ -1,0 +1,140 @@
+"""`bin/drill --cluster`: web nodes with many streams on a RabbitMQ cluster (FANOUT=amqp), a node of which is killed.
+
+Three brokers, three web nodes, a worker, two relays. Every stream must have every chat of its conversation once
+and in order, and none may be cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import resource
+import time
+from pathlib import Path
+
+import psycopg
+
+from drill.account import Figures
+from drill.crew import Crew
+from drill.rabbit import Node, Rabbit
+from drill.shop import Shop
+from drill.streams import Streams
+
+NODES = 3
+STREAMS = 500  # of each web node
+CONVERSATIONS = 250
+CHATS_PER_SECOND = 200
+BATCH_SECONDS = 0.05
+DRAIN_SECONDS = 60
+ENQUEUE = "select enqueue_chat(c, 1, 1, 'hi') from unnest(%s::integer[]) c"
+
+
+def run(folder: Path, seconds: float, seed: int) -> Figures:
+    """Loads, kills a broker in the first third, starts it again in the second, accounts, and prints the report."""
+    chance = random.Random(seed)  # noqa: S311  # seeded, nothing secret
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)  # each stream is one
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    with contextlib.ExitStack() as stack:
+        shop = stack.enter_context(Shop(folder))
+        print("starting the cluster", flush=True)
+        rabbit = stack.enter_context(Rabbit(folder / "rabbit", NODES))
+        crews = [stack.enter_context(crew) for crew in make_crews(shop, rabbit, folder)]
+        streams = open_streams(crews)
+        stack.callback(streams.end)
+        print(f"{len(streams.wants):,} streams are open on {NODES} web nodes", flush=True)
+        with shop.connect("drill producer") as session:
+            load(session, chance, seconds / 3)
+            victim, connections = busiest(rabbit, crews)
+            killed_at = time.time()
+            victim.kill()
+            print(f"killed {victim.name}, which had {connections} connections of ours", flush=True)
+            load(session, chance, seconds / 3)
+            victim.launch()
+            load(session, chance, seconds / 3)
+        wrong = await_account(shop, streams)
+        report(shop, streams, killed_at)
+    for name, found in wrong.items():
+        print(f"{name:<20} {len(found):,}  {'; '.join(found[:3])}", flush=True)
+    return wrong
+
+
+def make_crews(shop: Shop, rabbit: Rabbit, folder: Path) -> list[Crew]:
+    """A web process each, the first with a worker beside it and the others with a relay."""
+    settings = {"FANOUT": "amqp", "AMQP_URL": rabbit.urls, "WEB_CONCURRENCY": "1"}
+    crews = []
+    for number, beside in enumerate(("worker", "relay", "relay"), 1):
+        place = folder / f"web-node{number}"
+        place.mkdir()
+        crews.append(Crew(shop.url, place, (beside,), 1, settings))
+    return crews
+
+
+def open_streams(crews: list[Crew]) -> Streams:
+    """As many on each web node, spread over the conversations."""
+    streams = Streams()
+    streams.start()
+    for number in range(STREAMS):
+        for crew in crews:
+            streams.open(crew.port, 1 + number % CONVERSATIONS)
+    streams.await_begun()
+    return streams
+
+
+def load(session: psycopg.Connection[tuple[object, ...]], chance: random.Random, seconds: float) -> None:
+    """Enqueues at the pace, whatever happens elsewhere."""
+    began = time.monotonic()
+    done = 0
+    while (elapsed := time.monotonic() - began) < seconds:
+        count = int(elapsed * CHATS_PER_SECOND) - done
+        session.execute(ENQUEUE, [[chance.randint(1, CONVERSATIONS) for _ in range(count)]])
+        done += count
+        time.sleep(BATCH_SECONDS)
+
+
+def busiest(rabbit: Rabbit, crews: list[Crew]) -> tuple[Node, int]:
+    """The broker that most of our processes are connected to, and how many connections that is."""
+    counts = {node.port: 0 for node in rabbit.nodes}
+    for crew in crews:
+        for connection in crew.connections():
+            if connection in counts:
+                counts[connection] += 1
+    node = max(rabbit.nodes, key=lambda node: counts[node.port])
+    return node, counts[node.port]
+
+
+def await_account(shop: Shop, streams: Streams) -> Figures:
+    """What is wrong, once nothing is or the patience is over."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while True:
+        wrong = account(shop, streams)
+        if not any(wrong.values()) or time.monotonic() > deadline:
+            return wrong
+        time.sleep(0.5)
+
+
+def account(shop: Shop, streams: Streams) -> Figures:
+    """Each stream against its conversation."""
+    with shop.connect("drill account") as session:
+        last: dict[int, int] = dict(session.execute("select conversation_id, last_seq from conversations").fetchall())
+        left = session.execute("select count(*) from chat_queue").fetchone()
+    wrong: Figures = {"lost": [], "repeated": [], "out of order": [], "cut": [], "wrong chats": streams.strange}
+    for number, conversation in streams.wants.items():
+        seqs, stream = list(streams.seqs[number]), f"stream {number} of conversation {conversation}"
+        missing = set(range(1, last.get(conversation, 0) + 1)).difference(seqs)
+        wrong["lost"] += [f"{stream}: {len(missing)}"] if missing else []
+        wrong["repeated"] += [stream] if len(set(seqs)) < len(seqs) else []
+        wrong["out of order"] += [stream] if seqs != sorted(seqs) else []
+        wrong["cut"] += [stream] if number in streams.ended else []
+    return wrong | {"stuck": [str(left[0])] if left and left[0] else []}
+
+
+def report(shop: Shop, streams: Streams, killed_at: float) -> None:
+    """How many, and how late: with every broker up, and in the ten seconds after one was killed."""
+    chats = shop.one("select count(*) from sent_log")
+    print(f"{chats:,} chats sent, {len(streams.late):,} events in {len(streams.wants):,} streams", flush=True)
+    calm = sorted(late for at, late in streams.late if not killed_at <= at < killed_at + 10)
+    after = sorted(late for at, late in streams.late if killed_at <= at < killed_at + 10)
+    for name, values in (("calm", calm), ("10 s after the kill", after)):
+        if values:
+            p50, p99 = (values[int(len(values) * share)] * 1000 for share in (0.5, 0.99))
+            print(f"from sent to read, {name}: p50 {p50:.0f} ms, p99 {p99:.0f} ms, most {values[-1] * 1000:.0f} ms")
