@@ -183,6 +183,9 @@ class Feed:
             except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
                 log.warning("feed_lost reason=%s", str(error).strip().splitlines()[0])
                 time.sleep(RECONNECT_SECONDS)
+            except Exception:
+                log.exception("feed_failed")  # ours to mend; the streams go on from where they are meanwhile
+                time.sleep(RECONNECT_SECONDS)
 
     def _listen(self) -> None:
         with connect(self._database_url, "shoptalk feed") as connection:

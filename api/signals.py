@@ -41,7 +41,7 @@ class Signal:
             to = {str(name): int(number) for name, number in fields["to"].items()}
             scope = (str(fields["scope"][0]), int(fields["scope"][1])) if "scope" in fields else None
             signal = cls(fields["event"], dict(fields["data"]), to, scope)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(str(error)) from None
         if signal.event not in NAMES:
             raise ValueError(f"no signal is called {signal.event!r}")
@@ -49,6 +49,10 @@ class Signal:
             raise ValueError("a change of no chat")
         if (signal.event == "presence") != (signal.scope is not None):
             raise ValueError("presence without a scope, or a scope without presence")
+        if signal.scope and (
+            signal.data.get("party") not in ("client", "operator") or not isinstance(signal.data.get("present"), bool)
+        ):
+            raise ValueError("presence of nobody")
         return signal
 
     def encode(self) -> bytes:

@@ -189,7 +189,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 180) -> None:
     """Returns once it holds; for what announces itself in no other way than by being so."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -20,7 +20,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_smoke_measures_every_row(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}

@@ -64,9 +64,9 @@ def test_run_serves_ends_without_a_trace_and_comes_back_with_the_same_data(data:
         family = psutil.Process(shoptalk.process.popen.pid).children(recursive=True)
         assert any("postgres" in child.name() for child in family)
     finally:
-        status = shoptalk.process.end(signal.SIGINT, seconds=10)
+        status = shoptalk.process.end(signal.SIGINT, seconds=60)
     assert status == 0
-    assert not psutil.wait_procs(family, timeout=1)[1]
+    assert not psutil.wait_procs(family, timeout=10)[1]
 
     assert psql(shoptalk.env, "select count(*) from chats") == "1"  # starts the server for itself
     again = Shoptalk(data)
@@ -74,7 +74,7 @@ def test_run_serves_ends_without_a_trace_and_comes_back_with_the_same_data(data:
         again.process.expect("Shoptalk is ready")
         assert len(again.call("/app/getConversation/7/")["conversation"]["chat"]) == 1
     finally:
-        assert again.process.end(signal.SIGTERM, seconds=10) == 0
+        assert again.process.end(signal.SIGTERM, seconds=60) == 0
 
 
 def test_a_killed_run_leaves_no_server_behind_and_its_data_whole(data: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_killed_honcho_takes_everything_with_it(data: Path) -> None:
     ]
     honcho.kill()
     assert shoptalk.process.popen.wait(15) != 0
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not psutil.wait_procs(family, timeout=20)[1]
     shoptalk.process.end()
 
 

@@ -310,7 +310,7 @@ def test_systemd_accepts_its_units_and_finds_them_closed(unit: str, tmp_path: Pa
     subprocess.run(security, check=True, capture_output=True)
 
 
-@pytest.mark.timeout(180)  # five processes to start and to end, on a busy machine
+@pytest.mark.timeout(300)  # five processes to start and to end, on a busy machine
 def test_supervisord_starts_every_process_and_ends_them(
     shop: Connection, database: str, run: Run, tmp_path: Path
 ) -> None:

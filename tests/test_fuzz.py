@@ -9,7 +9,7 @@ from tests.fuzz import Maker, furnish, fuzz, tokens
 from tests.test_stream import Start, Web
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_no_request_is_answered_with_a_5xx(
     start: Start, database: str, db: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

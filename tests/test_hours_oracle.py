@@ -177,7 +177,7 @@ def turns() -> dict[str, list[dt.datetime]]:
     return {zone: changes_of_offset(zone) for zone in ZONES}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_random_schedules_at_a_hundred_thousand_instants(db: Connection, turns: dict[str, list[dt.datetime]]) -> None:
     """Open or closed of each, and of some until when. Many are near a change of the offset, or at an edge of a span."""
     count = 0

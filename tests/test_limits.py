@@ -224,7 +224,7 @@ def test_streams_end_with_their_key_and_with_their_token(impatient: Web, shop: C
     ring = KeyRing(engine, ())
     ring.caller("")
     issuer = next(caller for caller in ring._issuers.values() if caller.name == "key other")
-    short, _ = ring.mint(issuer, {"client_id": 1}, "client", 3)
+    short, _ = ring.mint(issuer, {"client_id": 1}, "client", 10)
     reader = Reader(impatient.port, "client_id=1", credential=short)
     assert reader.status == 200
     assert list(reader.events()) == []

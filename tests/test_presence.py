@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.conftest import Connection
+from tests.conftest import Connection, eventually
 from tests.test_stream import Reader, Start, Web, send, web
 
 __all__ = ["web"]
@@ -120,11 +120,21 @@ def test_who_nobody_can_be_is_refused_by_name(client: FlaskClient, query: str) -
     assert answer.get_json()["errors"][0]["field"] == "as"
 
 
+def is_heard(db: Connection) -> bool:
+    """Whether the web process's feed listens by now."""
+    row = db.execute(
+        "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle'"
+        " and application_name = 'shoptalk feed' and query like 'listen chat_event%'"
+    ).fetchone()
+    return row == (1,)
+
+
 def test_a_strangers_notification_changes_nothing(shop: Connection, web: Web) -> None:
     """Anybody who reaches the database can NOTIFY."""
     send(shop)
     window = web.open("conversation_id=7&as=client")
     first(window)
+    eventually(lambda: is_heard(shop))
     for payload in (
         "",
         "null",
@@ -132,6 +142,9 @@ def test_a_strangers_notification_changes_nothing(shop: Connection, web: Web) ->
         '{"event": "presence", "data": {}, "to": {"conversation_id": 7}, "scope": ["conversation_id", 7]}',
         '{"event": "chat", "data": {}, "to": {}}',
         '{"event": "presence", "data": {"party": 1}, "to": {}, "scope": [7]}',
+        '{"event": "presence", "data": {"party": 1, "present": 1}, "to": {"conversation_id": 7}, "scope": ["x", 1]}',
+        '{"event": "typing", "data": {}, "to": {"conversation_id": "seven"}}',
+        "[" * 5000,
     ):
         shop.execute("select pg_notify('chat_event', %s)", [payload])
     send(shop, payload="after")
