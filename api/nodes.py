@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import gevent
 import pika
 import pika.exceptions
 
@@ -17,6 +18,7 @@ from sql.fanout import EXCHANGE, NODE_PREFIX
 
 QUIET_SECONDS = 3.0  # the relay says something each second
 TIMEOUT_SECONDS = 5.0
+OPEN_SECONDS = 15.0  # pika itself waits for an answer for as long as there are heartbeats
 HEARTBEAT_SECONDS = 10
 MOST_WAITING = 10_000  # messages in the queue; the oldest are dropped, and the log has them
 
@@ -40,16 +42,26 @@ class Node:
         url = self._urls.pop(0)
         self._urls.append(url)
         try:
-            with contextlib.closing(pika.BlockingConnection(_parameters(url))) as connection:
-                channel = connection.channel()
-                channel.exchange_declare(EXCHANGE, "fanout", durable=True)
-                name = NODE_PREFIX + secrets.token_hex(8)
-                channel.queue_declare(name, exclusive=True, auto_delete=True, arguments={"x-max-length": MOST_WAITING})
-                channel.queue_bind(name, EXCHANGE)
+            with contextlib.ExitStack() as stack:
+                with gevent.Timeout(OPEN_SECONDS, TimeoutError("the broker did not answer in time")):
+                    connection = pika.BlockingConnection(_parameters(url))
+                    stack.callback(_close, connection)
+                    channel = connection.channel()
+                    channel.exchange_declare(EXCHANGE, "fanout", durable=True)
+                    name = NODE_PREFIX + secrets.token_hex(8)
+                    channel.queue_declare(
+                        name, exclusive=True, auto_delete=True, arguments={"x-max-length": MOST_WAITING}
+                    )
+                    channel.queue_bind(name, EXCHANGE)
                 yield _coming(channel, name)
         except (pika.exceptions.AMQPError, OSError) as error:
             text = str(error).strip().splitlines()
             raise Lost(f"{type(error).__name__}: {text[0] if text else 'the connection was lost'}") from None
+
+
+def _close(connection: pika.BlockingConnection) -> None:
+    with gevent.Timeout(TIMEOUT_SECONDS, False):
+        connection.close()
 
 
 def _coming(channel: Any, queue: str) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""RabbitMQ: each sent chat to a topic exchange, confirmed; and the one connection, for inbound chats too."""
+"""RabbitMQ: each sent chat to a topic exchange, confirmed; and beside it, what comes in."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Amqp:
         self._loss = asyncio.get_running_loop().create_future()
         self._connection = await self._broker.connect("shoptalk relay")
         self._connection.close_callbacks.add(self._note_loss)
-        with trouble():
+        async with trouble():
             await declare(
                 self._connection,
                 lambda channel, passive: channel.declare_exchange(
@@ -54,18 +54,11 @@ class Amqp:
             channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
             channel.close_callbacks.add(self._note_loss)
             self._exchange = await channel.get_exchange(EXCHANGE, ensure=False)
-            inbound = Inbound(self._database)
-            await inbound.open(self._connection)
-        self._receiving = asyncio.ensure_future(inbound.run())
-        self._receiving.add_done_callback(self._note_end)
-
-    def _note_end(self, receiving: asyncio.Task[None]) -> None:
-        if not receiving.cancelled():
-            self._note_loss(None, receiving.exception())
+        self._receiving = asyncio.ensure_future(Inbound(self._broker, self._database).run())
 
     def _note_loss(self, _: Any, reason: BaseException | None = None) -> None:
         if not self._loss.done():
-            self._loss.set_result(str(reason) if isinstance(reason, Trouble) else describe(reason))
+            self._loss.set_result(describe(reason))
 
     async def lost(self) -> None:
         """Until the connection or one of its channels is."""
@@ -102,7 +95,7 @@ class Amqp:
             headers={"position": chat.position},
         )
         try:
-            with trouble():
-                await self._exchange.publish(message, key, mandatory=True, timeout=CONFIRM_TIMEOUT_SECONDS)
+            async with trouble(CONFIRM_TIMEOUT_SECONDS):
+                await self._exchange.publish(message, key, mandatory=True)
         except aiormq.exceptions.PublishError:
             raise Refused(f"no queue is bound for {key}", REQUEUE_SECONDS) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import aio_pika
@@ -16,6 +16,7 @@ from relay.channels import Trouble
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CLOSE_TIMEOUT_SECONDS = 2.0
+ANSWER_TIMEOUT_SECONDS = 10.0  # a quorum queue without a leader takes a consumer and never says so
 HEARTBEAT_SECONDS = 10  # a node that vanished without a word is given up after three
 
 
@@ -33,9 +34,9 @@ class Broker:
             url = self._urls.pop(0)
             self._urls.append(url)
             try:
-                with trouble():
+                async with trouble(CONNECT_TIMEOUT_SECONDS):
                     return await aio_pika.connect(
-                        url, timeout=CONNECT_TIMEOUT_SECONDS, heartbeat=HEARTBEAT_SECONDS,
+                        url, heartbeat=HEARTBEAT_SECONDS,
                         client_properties={"connection_name": name},
                     )  # fmt: skip
             except Trouble as error:
@@ -59,11 +60,15 @@ async def declare(connection: AbstractConnection, declare: Callable[[AbstractCha
             await declare(channel, False)
 
 
-@contextlib.contextmanager
-def trouble() -> Iterator[None]:
-    """Makes Trouble of whatever a broker, or the lack of one, can do to a call; PublishError is left alone."""
+@contextlib.asynccontextmanager
+async def trouble(seconds: float = ANSWER_TIMEOUT_SECONDS) -> AsyncIterator[None]:
+    """Makes Trouble of whatever a broker can do to calls, or not do in time; PublishError is left alone.
+
+    A lease is kept while a call waits, so a call that waited for ever would keep the channel from everybody.
+    """
     try:
-        yield
+        async with asyncio.timeout(seconds):
+            yield
     except aiormq.exceptions.PublishError:
         raise
     except aiormq.exceptions.DeliveryError:

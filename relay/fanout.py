@@ -63,7 +63,7 @@ class Fanout:
         """Begins at the end of the log: what came before, the nodes read for themselves."""
         connection = await self._broker.connect("shoptalk fanout")
         try:
-            with trouble():
+            async with trouble():
                 channel = await connection.channel(publisher_confirms=False)
                 exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.FANOUT, durable=True)
             await ear.execute("listen chat_sent")
@@ -93,5 +93,5 @@ class Fanout:
 
     async def _publish(self, exchange: AbstractExchange, message: dict[str, Any]) -> None:
         body = aio_pika.Message(json.dumps(message).encode(), delivery_mode=aio_pika.DeliveryMode.NOT_PERSISTENT)
-        with trouble():
-            await exchange.publish(body, "", mandatory=False, timeout=PUBLISH_TIMEOUT_SECONDS)
+        async with trouble(PUBLISH_TIMEOUT_SECONDS):
+            await exchange.publish(body, "", mandatory=False)

@@ -1,6 +1,7 @@
 """Chats that other programs publish: from a durable queue into the database, acknowledged after the commit.
 
-What cannot be accepted goes to a dead-letter exchange, with the reason in its headers.
+What cannot be accepted goes to a dead-letter exchange, with the reason in its headers. The connection is its own: a
+broker ends all channels of one with any of them, and a queue in trouble must not hold up what goes out.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import sqlalchemy as sa
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from pydantic import ValidationError
 
-from relay.broker import declare, trouble
-from relay.channels import Trouble
+from relay.broker import Broker, declare, disconnect, trouble
+from relay.channels import Trouble, backoff_seconds
 from relay.database import Database, Row
 from sql.database import query
 from sql.fields import ChatIn, field_error
@@ -29,6 +30,7 @@ DEAD = "shoptalk.dead"  # the exchange of what was refused, and the queue that i
 PREFETCH = 100  # messages that may wait here, and the most that one statement takes
 LARGEST_BODY_BYTES = 65536
 DATABASE_PAUSE_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 10.0
 CONFIRM_TIMEOUT_SECONDS = 30.0
 
 # Replicated where there is a cluster; one reader at a time, so that the order in the queue is the order of
@@ -50,14 +52,36 @@ class Refusal:
 
 
 class Inbound:
-    """The reader of the queue, on a channel of its own."""
+    """The reader of the queue."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, broker: Broker, database: Database) -> None:
+        self._broker = broker
         self._database = database
-        self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()  # None: no more will come
 
-    async def open(self, connection: AbstractConnection) -> None:
-        """Begins to take messages."""
+    async def run(self) -> None:
+        """Until it is cancelled; what is not acknowledged then goes back to its queue."""
+        attempts = 0
+        while True:
+            connection: AbstractConnection | None = None
+            try:
+                connection = await self._broker.connect("shoptalk relay inbound")
+                async with trouble():
+                    await self._open(connection)
+                attempts = 0
+                await self._read()
+            except Trouble as error:
+                log.warning("inbound_lost reason=%s", error)
+            except Exception:
+                log.exception("inbound_failed")  # ours to mend; what goes out goes on meanwhile
+            finally:
+                if connection is not None:
+                    await disconnect(connection)
+            await asyncio.sleep(min(backoff_seconds(attempts), LONGEST_WAIT_SECONDS))
+            attempts += 1
+
+    async def _open(self, connection: AbstractConnection) -> None:
+        """Makes what is not there yet, and begins to take messages."""
+        self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()  # None: no more will come
         await declare(
             connection,
             lambda channel, passive: channel.declare_exchange(
@@ -95,7 +119,7 @@ class Inbound:
     def _end(self, *_: Any) -> None:
         self._arrived.put_nowait(None)
 
-    async def run(self) -> None:
+    async def _read(self) -> None:
         """Accepts what comes, in the queue's order, until there is trouble: raises it."""
         first = True
         while True:
@@ -108,7 +132,7 @@ class Inbound:
             await self._accept(batch)
             if first:
                 first = False
-                with trouble():
+                async with trouble():
                     await self._queue.cancel(self._consumer)
                     await self._consume(PREFETCH)
 
@@ -130,7 +154,7 @@ class Inbound:
             await self._tell_held(rows)
         for message, refusal in refused:
             await self._put_aside(message, refusal)
-        with trouble():
+        async with trouble():
             await messages[-1].ack(multiple=True)
 
     async def _enqueue(self, good: list[tuple[AbstractIncomingMessage, ChatIn]]) -> list[Row]:
@@ -187,8 +211,8 @@ class Inbound:
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             headers={"x-status": refusal.status, "x-reason": refusal.reason[:1000]},
         )
-        with trouble():
-            await self._dead.publish(copy, "", timeout=CONFIRM_TIMEOUT_SECONDS)
+        async with trouble(CONFIRM_TIMEOUT_SECONDS):
+            await self._dead.publish(copy, "")
 
 
 def read_chat(message: AbstractIncomingMessage) -> ChatIn | Refusal:
