@@ -54,6 +54,7 @@ create table stores (
     timezone text not null default 'UTC',     -- an IANA name
     urgent_for text[] not null default '{}',  -- the senders whose urgent chats go at any hour
     away_notice text,                         -- answers the first held chat of a closed period; null: nothing does
+    paused_at timestamptz,                    -- since when nothing of it is sent; null: it is. See pause_store()
 
     -- The opening period last looked up, right for every instant in [closed_since, closes_at): closed
     -- before opens_at, open from it. It spares the hot paths the calendar; opening_period() is the truth.
@@ -176,12 +177,14 @@ create table conversations (
     last_seq integer not null default 0,
     last_chat_at timestamptz not null default shoptalk_now(),  -- when the chat last_seq was accepted
     created_at timestamptz not null default shoptalk_now(),
-    away_notice_at timestamptz                -- when the last away notice was given
+    away_notice_at timestamptz,               -- when the last away notice was given
+    paused_at timestamptz                     -- since when nothing of it is sent; null: it is. See pause_conversation()
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 -- What an operator's and a store's desk list, and whose quiet hours move what waits.
 create index conversations_operator on conversations (operator_id);
 create index conversations_store on conversations (store_id);
 create index conversations_client_id on conversations (client_id);
+create index conversations_paused on conversations (paused_at) where paused_at is not null;
 
 -- What new ids are drawn from: above what people choose by hand, so that they seldom meet.
 create sequence generated_conversation_ids as integer start 1000000001;
@@ -216,6 +219,7 @@ create table chat_queue (
     store_id integer not null,
     client_id integer,                        -- not null: goes not in this client's quiet hours
     urgent boolean not null default false,    -- goes at any hour
+    paused boolean not null default false,    -- of a paused conversation: due never, and nobody moves it
     primary key (conversation_id, seq)
 ) with (
     -- A hot table: rows live for milliseconds. Vacuum by count, not by share, and without pauses; no
@@ -300,8 +304,8 @@ language sql stable as $$
       left join store_exceptions each on each.store_id = days_of.store_id and each.date = d.in_2000 and each.yearly
 $$;
 
--- The store's spans that begin on those days, days of its own zone: the exception's, or the weekday's. The one
--- place that knows how hours are kept; all else asks open_ranges().
+-- The store's spans that begin on those days, days of its own zone: the exception's, or the weekday's; a paused store
+-- has none. The one place that knows how hours are kept; all else asks open_ranges().
 create function opening_spans(store_id integer, first_day date, last_day date)
 returns table (day date, opens time, closes time, span tstzrange)
 language sql stable as $$
@@ -315,7 +319,7 @@ language sql stable as $$
                union all
                select x.opens, x.closes from store_exception_spans x
                 where x.store_id = s.store_id and x.date = d.exception_date and x.yearly = d.yearly) t
-     where s.store_id = opening_spans.store_id
+     where s.store_id = opening_spans.store_id and s.paused_at is null
 $$;
 
 -- When the store is open within those days, from the first one's midnight to the last one's: touching and
@@ -512,7 +516,7 @@ begin
     with held as materialized (
         select conversation_id, seq, client_id, due_at, row_number() over (order by due_at, seq) - 1 as place
           from chat_queue q
-         where q.store_id = hold_anew.store_id and held_since is not null and q.due_at > at and not urgent
+         where q.store_id = hold_anew.store_id and held_since is not null and q.due_at > at and not urgent and not paused
     ), slotted as (
         select h.*, case when step is null then opening
                          else starts[width_bucket(place, befores)]
@@ -553,7 +557,7 @@ begin
      where store_id = changed.store_id;
     return null;
 end $$;
-create trigger stores_timezone_changed before update of timezone on stores
+create trigger stores_timezone_changed before update of timezone, paused_at on stores
     for each row execute function forget_opening_period();
 create trigger store_hours_changed after insert or update or delete on store_hours
     for each row execute function forget_opening_period();
@@ -728,7 +732,8 @@ begin
         raise 'store % lets no % send urgent chats', conversation.store_id, sender
             using errcode = 'ST403', column = 'urgent';
     end if;
-    update chat_queue q set due_at = at, held_since = null, urgent = true
+    update chat_queue q set due_at = case when q.paused then q.due_at else at end,
+                            held_since = case when q.paused then q.held_since end, urgent = true
      where q.conversation_id = conversation.conversation_id;
 end $$;
 
@@ -819,6 +824,12 @@ begin
     due_at := at;
     if urgent then
         perform hurry(conversation, sender, at);
+    end if;
+    if conversation.paused_at is not null then
+        held_until := 'infinity';
+        due_at := held_until;
+    elsif urgent then
+        null;
     elsif night_of is not null or release_at(conversation.store_id, at) is not null then
         select h.held_until, h.due_at into held_until, due_at from hold_until(conversation.store_id, night_of, at) h;
         if held_until is not null and sender = 'client' then
@@ -854,9 +865,10 @@ begin
     if notice is not null then
         perform give_away_notice(conversation, notice, at);
     end if;
-    insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id, client_id, urgent)
+    insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id, client_id, urgent, paused)
     values (due_at, case when held_until is not null then at end,
-            new_id, conversation.conversation_id, new_seq, conversation.store_id, night_of, coalesce(urgent, false));
+            new_id, conversation.conversation_id, new_seq, conversation.store_id, night_of, coalesce(urgent, false),
+            conversation.paused_at is not null);
     return (new_id, conversation.conversation_id, new_seq, sender, rendered,
             client_id, operator_id, at,
             case when held_until is null then 'queued' else 'held' end, nullif(held_until, 'infinity'), false);
@@ -878,7 +890,7 @@ create type chat_item as (
 
 -- The conversations of the list whose chats can be accepted all at once: it is there, its parties are the
 -- chats' own, and no chat needs a second look: a placeholder, an id that may be a replay, urgent, a client with
--- quiet hours, and of the stores that are closed those that keep a pace, give notices or whose hours are being changed.
+-- quiet hours, a paused conversation, and of the stores that are closed those that keep a pace, give notices or whose hours are being changed.
 create function plain_conversations(items chat_item[], at timestamptz) returns integer[]
 language sql volatile set enable_seqscan = off as $$
     with stores_named as materialized (
@@ -892,7 +904,7 @@ language sql volatile set enable_seqscan = off as $$
       from (select i.conversation_id
               from unnest(items) i join conversations c using (conversation_id) join stores_named s using (store_id)
              group by i.conversation_id
-            having bool_and(i.client_id = c.client_id and i.operator_id = c.operator_id
+            having bool_and(i.client_id = c.client_id and i.operator_id = c.operator_id and c.paused_at is null
                             and i.payload not like '%{{%' and not i.urgent and not s.is_special
                             and not exists (select from chats where chats.chat_id = i.chat_id)
                             and (i.sender <> 'operator' or not exists (
@@ -1093,8 +1105,9 @@ begin
           from claimed c
     ), judged as materialized (
         select n.*, max(n.due_at) over earlier as goes_at, bool_and(
-                   (n.urgent or (select at >= s.opens_at and at < s.closes_at from stores s where s.store_id = n.store_id)
-                                and (n.client_id is null or not is_quiet(n.client_id, at)))
+                   (select s.paused_at is null and (n.urgent or at >= s.opens_at and at < s.closes_at)
+                      from stores s where s.store_id = n.store_id)
+                   and (n.client_id is null or n.urgent or not is_quiet(n.client_id, at))
                    and (n.before = n.seq - 1
                         or coalesce((select true from sent_log l
                                       where l.conversation_id = n.conversation_id and l.seq = n.seq - 1 limit 1),
@@ -1136,7 +1149,7 @@ language sql volatile as $$
     ), asleep as (
         select q.conversation_id, q.seq
           from awake a join chat_queue q on q.conversation_id = a.conversation_id and q.seq < a.seq
-         where q.client_id is not null and release_at(q.store_id, at) is null
+         where q.client_id is not null and not q.paused and release_at(q.store_id, at) is null
            for update of q skip locked
     )
     update chat_queue q set client_id = null, due_at = least(q.due_at, at) from asleep s
@@ -1190,8 +1203,9 @@ begin
          group by conversation_id
     ), firsts as materialized (
         select w.conversation_id, b.due_at, b.held_since,
-               not q.urgent and (at >= s.closes_at or at < s.closed_since) as unknown,
-               case when not q.urgent and at < s.closes_at and at >= s.closed_since
+               not q.urgent and s.paused_at is null and (at >= s.closes_at or at < s.closed_since) as unknown,
+               case when s.paused_at is not null then timestamptz 'infinity'
+                    when not q.urgent and at < s.closes_at and at >= s.closed_since
                     then release_at(q.store_id, q.client_id, at) end as opening,
                case when b.held_since is null then b.due_at < floor.live_from
                     else (b.due_at, b.seq, w.conversation_id)
@@ -1417,7 +1431,7 @@ language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     chat chats;
-    store integer;
+    conversation conversations;
     night_of integer;
     at timestamptz := shoptalk_now();
 begin
@@ -1429,12 +1443,201 @@ begin
     if not found then
         raise 'chat % is not failed', chat.chat_id using errcode = 'ST409', column = 'chat_id';
     end if;
-    select c.store_id into store from conversations c where c.conversation_id = chat.conversation_id;
+    -- Locked, so that pause_conversation() either is seen here or finds the pointer.
+    select c.* into conversation from conversations c where c.conversation_id = chat.conversation_id for share;
     select q.client_id into night_of from quiet_hours q where q.client_id = chat.client_id and chat.sender = 'operator';
+    if conversation.paused_at is not null then
+        insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id, client_id, paused)
+        values ('infinity', at, chat.chat_id, chat.conversation_id, chat.seq, conversation.store_id, night_of, true);
+        return;
+    end if;
     insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id, client_id)
     select h.due_at, case when h.held_until is not null then at end,
-           chat.chat_id, chat.conversation_id, chat.seq, store, night_of
-      from hold_until(store, night_of, at) h;
+           chat.chat_id, chat.conversation_id, chat.seq, conversation.store_id, night_of
+      from hold_until(conversation.store_id, night_of, at) h;
+end $$;
+
+-- Requeues every dead letter there is, of the store or (null) of all of them; answers how many.
+create function requeue_failed(store_id integer default null) returns bigint
+language sql volatile as $$
+    with failed as materialized (
+        select f.chat_id from chat_failures f join chats c using (chat_id) join conversations v using (conversation_id)
+         where f.dead_at is not null and (requeue_failed.store_id is null or v.store_id = requeue_failed.store_id)
+         order by c.conversation_id, c.seq
+           for update of f
+    )
+    select count(*) from (select requeue_chat(chat_id) from failed) requeued
+$$;
+
+
+-- Stopping and hurrying, for people: pause, resume, release ---------------------------------------------------
+
+-- All raise ST404 for what does not exist. None costs the claim anything: a paused store is one that never opens, and the
+-- pointers of a paused conversation are never due.
+
+-- Nothing of the store is sent until resume_store(), urgent chats neither; what it accepts is held. Waits for a batch
+-- that is being sent. Answers how many of its chats wait. Pausing twice is no error.
+create function pause_store(store_id integer) returns bigint
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    at timestamptz;
+begin
+    perform pg_advisory_xact_lock(hours_lock(), store_id & 63);
+    at := shoptalk_now();
+    update stores s set paused_at = at where s.store_id = store_id and s.paused_at is null;
+    if found then
+        perform look_up_opening_period(store_id, at);
+        perform hold_anew(store_id, at);
+        -- Last, so that sending stands still only for a moment: a batch in hand ends, and none begins before this is committed.
+        perform pg_advisory_xact_lock(sender_lock());
+    elsif not exists (select from stores s where s.store_id = store_id) then
+        raise 'there is no store %', store_id using errcode = 'ST404', column = 'store_id';
+    end if;
+    return (select count(*) from chat_queue q where q.store_id = store_id);
+end $$;
+
+-- The store sends again, in order: at once if it is open, else from its next opening. Answers how many chats waited.
+create function resume_store(store_id integer) returns bigint
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    at timestamptz;
+begin
+    perform pg_advisory_xact_lock(hours_lock(), store_id & 63);
+    at := shoptalk_now();
+    update stores s set paused_at = null where s.store_id = store_id and s.paused_at is not null;
+    if found then
+        perform look_up_opening_period(store_id, at);
+        update chat_queue q set due_at = at
+         where q.store_id = store_id and q.urgent and q.due_at = 'infinity' and not q.paused;
+        perform hold_anew(store_id, at);
+    elsif not exists (select from stores s where s.store_id = store_id) then
+        raise 'there is no store %', store_id using errcode = 'ST404', column = 'store_id';
+    end if;
+    return (select count(*) from chat_queue q where q.store_id = store_id);
+end $$;
+
+-- The conversation, its row locked, so that nobody accepts a chat in it meanwhile, and the hours of its store too.
+create function lock_conversation(conversation_id integer) returns conversations
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    conversation conversations;
+begin
+    perform pg_advisory_xact_lock(hours_lock(), c.store_id & 63) from conversations c where c.conversation_id = conversation_id;
+    select * into conversation from conversations c where c.conversation_id = conversation_id for no key update;
+    if not found then
+        raise 'there is no conversation %', conversation_id using errcode = 'ST404', column = 'conversation_id';
+    end if;
+    return conversation;
+end $$;
+
+-- Nothing of the conversation is sent until resume_conversation(). Waits for a sender that has its pointers in hand.
+-- Answers how many of its chats wait.
+create function pause_conversation(conversation_id integer) returns bigint
+language plpgsql volatile set enable_seqscan = off as $$
+#variable_conflict use_variable
+declare
+    conversation conversations := lock_conversation(conversation_id);
+    at timestamptz := shoptalk_now();
+begin
+    if conversation.paused_at is null then
+        update conversations c set paused_at = at where c.conversation_id = conversation_id;
+        update chat_queue q set paused = true, due_at = 'infinity', held_since = coalesce(q.held_since, at)
+         where q.conversation_id = conversation_id;
+    end if;
+    return (select count(*) from chat_queue q where q.conversation_id = conversation_id);
+end $$;
+
+-- The conversation goes on, in order: all of it is due now, and the claim puts back what its store or its client's
+-- night lets not go yet. Answers how many chats waited.
+create function resume_conversation(conversation_id integer) returns bigint
+language plpgsql volatile set enable_seqscan = off as $$
+#variable_conflict use_variable
+declare
+    conversation conversations := lock_conversation(conversation_id);
+    at timestamptz := shoptalk_now();
+begin
+    if conversation.paused_at is not null then
+        update conversations c set paused_at = null where c.conversation_id = conversation_id;
+        update chat_queue q set paused = false, due_at = at where q.conversation_id = conversation_id;
+        perform pg_notify('chat_queued', '');
+    end if;
+    return (select count(*) from chat_queue q where q.conversation_id = conversation_id);
+end $$;
+
+-- Raises ST409 where the store or the conversation (either may be null) is paused: nothing of it can be released.
+create function refuse_paused(store_id integer, conversation_id integer) returns void
+language plpgsql stable as $$
+#variable_conflict use_variable
+begin
+    if exists (select from stores s where s.store_id = store_id and s.paused_at is not null) then
+        raise 'store % is paused: resume it first', store_id using errcode = 'ST409', column = 'store_id';
+    end if;
+    if exists (select from conversations c where c.conversation_id = conversation_id and c.paused_at is not null) then
+        raise 'conversation % is paused: resume it first', conversation_id
+            using errcode = 'ST409', column = 'conversation_id';
+    end if;
+end $$;
+
+-- Sends all that the store holds now, whatever its hours and its clients' nights say; but what belongs to a paused
+-- conversation. Live chats do not wait behind it. Answers how many chats that were. Raises ST409 where it is paused.
+create function release_store(store_id integer) returns bigint
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    at timestamptz;
+    released bigint;
+begin
+    perform pg_advisory_xact_lock(hours_lock(), store_id & 63);
+    at := shoptalk_now();
+    if not exists (select from stores s where s.store_id = store_id) then
+        raise 'there is no store %', store_id using errcode = 'ST404', column = 'store_id';
+    end if;
+    perform refuse_paused(store_id, null);
+    update chat_queue q set due_at = at, urgent = true
+     where q.store_id = store_id and q.held_since is not null and q.due_at > at and not q.paused;
+    get diagnostics released = row_count;
+    perform pg_notify('chat_queued', '');
+    return released;
+end $$;
+
+-- The same for what a conversation holds, up to a chat of it (null: all of it).
+create function release_conversation(conversation_id integer, upto_seq integer default null) returns bigint
+language plpgsql volatile set enable_seqscan = off as $$
+#variable_conflict use_variable
+declare
+    conversation conversations := lock_conversation(conversation_id);
+    at timestamptz := shoptalk_now();
+    released bigint;
+begin
+    perform refuse_paused(conversation.store_id, conversation_id);
+    update chat_queue q set due_at = at, urgent = true
+     where q.conversation_id = conversation_id and q.seq <= coalesce(upto_seq, q.seq)
+       and q.held_since is not null and q.due_at > at;
+    get diagnostics released = row_count;
+    perform pg_notify('chat_queued', '');
+    return released;
+end $$;
+
+-- The same for one chat, and those of its conversation before it, so that the order holds. Raises ST409 where it is not held.
+create function release_chat(chat_id bigint) returns bigint
+language plpgsql volatile as $$
+#variable_conflict use_variable
+declare
+    chat chats;
+    released bigint;
+begin
+    select * into chat from chats c where c.chat_id = chat_id;
+    if not found then
+        raise 'there is no chat %', chat_id using errcode = 'ST404', column = 'chat_id';
+    end if;
+    released := release_conversation(chat.conversation_id, chat.seq);
+    if released = 0 then
+        raise 'chat % is not held', chat_id using errcode = 'ST409', column = 'chat_id';
+    end if;
+    return released;
 end $$;
 
 
@@ -1565,12 +1768,13 @@ language plpgsql stable as $$
 #variable_conflict use_column
 declare
     zone text;
+    paused timestamptz;
     today date;
     reason record;
     period record;
     next_opening timestamptz;
 begin
-    select s.timezone into zone from stores s where s.store_id = explain_hours.store_id;
+    select s.timezone, s.paused_at into zone, paused from stores s where s.store_id = explain_hours.store_id;
     if not found then
         raise 'there is no store %', store_id using errcode = 'ST404', column = 'store_id';
     end if;
@@ -1588,7 +1792,7 @@ begin
     end if;
     return json_build_object(
         'at', at, 'timezone', zone, 'local_time', to_char(at at time zone zone, 'YYYY-MM-DD"T"HH24:MI:SS'),
-        'open', at >= period.opens_at,
+        'open', at >= period.opens_at, 'paused_at', paused,
         'by', json_build_object(
             'day', reason.day, 'weekday', lower(to_char(reason.day, 'dy')),
             'exception', case when reason.exception_date is not null then json_strip_nulls(json_build_object(
@@ -1619,7 +1823,9 @@ begin
     update chat_queue q
        set client_id = case when timezone is not null then set_quiet_hours.client_id end,
            held_since = case when n.opening is not null then coalesce(q.held_since, at) else q.held_since end,
-           due_at = coalesce(n.opening, case when q.held_since is not null then least(q.due_at, n.base) else q.due_at end)
+           due_at = case when q.paused then q.due_at
+                         when n.opening is not null then n.opening
+                         when q.held_since is not null then least(q.due_at, n.base) else q.due_at end
       from (select p.conversation_id, p.seq, base,
                    release_at(p.store_id, case when timezone is not null then set_quiet_hours.client_id end, base) as opening
               from conversations v
@@ -2105,6 +2311,107 @@ begin
 end $$;
 
 
+-- A person's data: export_client(), erase_client() -----------------------------------------------------------
+
+create function chats_of_client(client_id integer) returns setof chats
+language sql stable as $$
+    select c.* from conversations v join chats c using (conversation_id) where v.client_id = chats_of_client.client_id
+$$;
+
+-- All that there is of a client, to hand over. Raises ST404 for one that does not exist.
+create function export_client(client_id integer) returns jsonb
+language plpgsql stable set timezone = 'UTC' as $$
+#variable_conflict use_column
+declare
+    answer jsonb;
+begin
+    select jsonb_build_object(
+        'client', to_jsonb(k),
+        'quiet_hours', (select to_jsonb(q) - 'client_id' from quiet_hours q where q.client_id = k.client_id),
+        'conversations', (
+            select coalesce(jsonb_agg(to_jsonb(v) - 'client_id' || jsonb_build_object(
+                'operator_name', (select o.operator_name from operators o where o.operator_id = v.operator_id),
+                'read', (select jsonb_object_agg(m.reader, m.seq) from read_marks m where m.conversation_id = v.conversation_id),
+                'delivered', (select jsonb_object_agg(m.party, m.seq) from delivered_marks m
+                               where m.conversation_id = v.conversation_id),
+                'chats', (select coalesce(jsonb_agg(to_jsonb(c) - '{conversation_id,client_id,operator_id}'::text[]
+                                                    || jsonb_build_object('state', s.state, 'sent_at', s.sent_at)
+                                                    order by c.seq), '[]')
+                            from chats c join chat_states s using (chat_id)
+                           where c.conversation_id = v.conversation_id)) order by v.conversation_id), '[]')
+              from conversations v where v.client_id = k.client_id),
+        'sending_failed', (
+            select coalesce(jsonb_agg(to_jsonb(f) order by f.chat_id), '[]')
+              from chats_of_client(k.client_id) c join chat_failures f using (chat_id)),
+        'delivery_failed', (
+            select coalesce(jsonb_agg(to_jsonb(f) || jsonb_build_object('channel', h.name) order by f.chat_id), '[]')
+              from chats_of_client(k.client_id) c join channel_failures f using (chat_id) join channels h using (channel_id)),
+        'deliveries', (
+            select coalesce(jsonb_agg(to_jsonb(a) || jsonb_build_object('channel', h.name) order by a.attempt_id), '[]')
+              from chats_of_client(k.client_id) c join channel_attempts a using (chat_id) join channels h using (channel_id)),
+        'messages', (
+            select coalesce(jsonb_agg(to_jsonb(i) order by i.chat_id), '[]')
+              from chats_of_client(k.client_id) c join inbound_messages i using (chat_id)))
+      into answer
+      from clients k where k.client_id = export_client.client_id;
+    if not found then
+        raise 'there is no client %', client_id using errcode = 'ST404', column = 'client_id';
+    end if;
+    return answer;
+end $$;
+
+-- Makes a client nobody: what would still be sent is cancelled, every text of theirs and to them, and whatever else a
+-- person could be known by, is replaced, for good. Ids, seq, positions and instants stay, so that order, cursors and counts
+-- do. Doing it again replaces what has come since. Raises ST404 for one that does not exist.
+create function erase_client(client_id integer, out conversations bigint, out chats bigint, out cancelled bigint)
+language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    erased constant text := '[erased]';
+    mine integer[];           -- their conversations,
+    ids bigint[];             -- and the chats in them
+begin
+    -- In the order of enqueue_chat(): nobody begins a conversation with them meanwhile, nor goes on with one.
+    perform from clients k where k.client_id = erase_client.client_id for update;
+    if not found then
+        raise 'there is no client %', client_id using errcode = 'ST404', column = 'client_id';
+    end if;
+    mine := array(select v.conversation_id from conversations v
+                   where v.client_id = erase_client.client_id order by 1 for no key update);
+    conversations := cardinality(mine);
+
+    -- Waits for a sender that has a pointer claimed, and then finds it gone: that chat is sent.
+    with waited as (
+        delete from chat_queue q where q.conversation_id = any (mine) returning q.chat_id
+    ), dead as (
+        delete from chat_failures f using chats c
+         where c.conversation_id = any (mine) and f.chat_id = c.chat_id and f.dead_at is not null
+        returning f.chat_id
+    ), gone as (
+        insert into cancelled_chats
+        select chat_id, shoptalk_now() from (select * from waited union select * from dead) w on conflict do nothing
+        returning 1
+    )
+    select count(*) into cancelled from gone;
+
+    update clients k set username = erased, location = erased, xmpp_jid = null where k.client_id = erase_client.client_id;
+    delete from quiet_hours q where q.client_id = erase_client.client_id;
+    ids := array(select chat_id from chats_of_client(erase_client.client_id));
+    update chats c set payload = erased, template = null
+     where c.conversation_id = any (mine) and (c.payload <> erased or c.template is not null);
+    get diagnostics chats = row_count;
+
+    -- What others wrote about their chats may quote them.
+    update chat_failures f set reason = erased where f.chat_id = any (ids);
+    update channel_failures f set reason = erased where f.chat_id = any (ids);
+    update channel_attempts a set error = erased where a.chat_id = any (ids) and a.error is not null;
+    update inbound_messages i set message_id = erased || ' ' || i.chat_id where i.chat_id = any (ids);
+    update channels h set last_error = erased
+     where h.last_error is not null
+       and (h.store_id is null or h.store_id in (select v.store_id from conversations v where v.conversation_id = any (mine)));
+end $$;
+
+
 -- Keys and tokens -----------------------------------------------------------------------------------------
 
 -- What programs show to the API. A key has 256 random bits, so there is nothing to guess and a plain SHA-256 is
@@ -2286,6 +2593,16 @@ language sql stable set enable_seqscan = off as $$
                 order by q.due_at, q.seq limit 1))), 0)
 $$;
 
+-- What is paused, and how many chats wait there.
+create view paused as
+    select 'store' as kind, s.store_id as id, s.paused_at,
+           (select count(*) from chat_queue q where q.store_id = s.store_id) as waiting
+      from stores s where s.paused_at is not null
+    union all
+    select 'conversation', c.conversation_id, c.paused_at,
+           (select count(*) from chat_queue q where q.conversation_id = c.conversation_id)
+      from conversations c where c.paused_at is not null;
+
 -- One row a state. oldest: since when the chat that is longest in this state has been in it (of sent:
 -- when the first was sent). The sent are not counted but read off the log's last position.
 create view queue_status as
@@ -2415,7 +2732,7 @@ begin
         grant select on stores, store_hours, store_exceptions, store_exception_spans, store_paces, clients, quiet_hours,
             operators, conversations, chats, chat_queue, sent_log, chat_failures, cancelled_chats, read_marks, delivered_marks,
             queue_samples, web_processes, presence, channel_failures, channel_attempts, inbound_messages,
-            chat_states, queue_status, channel_status, keys to shoptalk_inspector;
+            chat_states, queue_status, paused, channel_status, keys to shoptalk_inspector;
     end if;
 end $$;
 

@@ -230,6 +230,7 @@ class HoursExplained(BaseModel):
     timezone: str
     local_time: str
     open: bool
+    paused_at: AwareDatetime | None = Field(description="since when nothing of it is sent, whatever its hours say")
     by: Reason
     next_opening: AwareDatetime | None
     next_closing: AwareDatetime | None

@@ -85,7 +85,7 @@ def explain_hours(store_id: str) -> Response:
     number = path_id(store_id, NO_SUCH_STORE)
     with engine().connect() as connection:
         found = connection.execute(query("explain_hours"), {"store_id": number, "at": _instant("at")}).scalar_one()
-    for name in ("at", "next_opening", "next_closing"):
+    for name in ("at", "paused_at", "next_opening", "next_closing"):
         found[name] = found[name] and answers.instant(dt.datetime.fromisoformat(found[name]))
     return reply(found)
 

@@ -62,7 +62,12 @@ class Drill:
             self._drain()
         books = Books.read(self.shop)
         wrong = figures(books, self.ledger, [reader.seen for reader in self.readers])
-        meddled = {"cancelled by the drill": self.meddler.cancelled, "requeued by the drill": self.meddler.requeued}
+        wrong["sent though paused"] = self.meddler.sent_though_paused
+        meddled = {
+            "cancelled by the drill": self.meddler.cancelled,
+            "requeued by the drill": self.meddler.requeued,
+            "pauses by the drill": self.meddler.paused,
+        }
         print(report.report(self.execution.counts, report.chats(books, self.ledger, meddled), wrong), flush=True)
         return wrong
 

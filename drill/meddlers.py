@@ -1,4 +1,4 @@
-"""Meddlers: cancel chats at random and requeue dead letters, some of them healed."""
+"""Meddlers: cancel chats at random, requeue dead letters, some of them healed, pause conversations and the store."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import time
 
 import psycopg
 
-from drill.load import Load
+from drill.load import HOT, Load
 from drill.shop import Connection, Shop
 
 PAUSE_SECONDS = 0.2
-CANCEL_SHARE = 0.8
+CANCEL_SHARE = 0.7
+PAUSE_SHARE = 0.1
+STORE_SHARE = 0.2  # of the pauses
+PAUSED_SECONDS = 0.3
 WAITING_SHARE = 0.2
 HEALED_SHARE = 0.5
 AGAIN_SECONDS = 0.2
@@ -22,7 +25,9 @@ class Meddler(threading.Thread):
 
     def __init__(self, load: Load, shop: Shop) -> None:
         super().__init__(daemon=True)
-        self.cancelled = self.requeued = 0
+        self.cancelled = self.requeued = self.paused = 0
+        self.sent_though_paused: list[str] = []
+        self._resumes: set[str] = set()  # still to be done
         self._ledger = load.ledger
         self._chooser = load.chooser("meddler")
         self._shop = shop
@@ -37,17 +42,58 @@ class Meddler(threading.Thread):
                         self._meddle(session)
             except psycopg.Error:
                 time.sleep(AGAIN_SECONDS)
+        while self._resumes:
+            try:
+                with self._shop.connect("drill meddler") as session:
+                    self._resume(session)
+            except psycopg.Error:
+                time.sleep(AGAIN_SECONDS)
 
     def end(self) -> None:
-        """Ends it and waits for that."""
+        """Ends it and waits for that, and with it whatever is paused."""
         self._done.set()
         self.join()
 
     def _meddle(self, session: Connection) -> None:
-        if self._chooser.random() < CANCEL_SHARE:
+        chance = self._chooser.random()
+        if chance < CANCEL_SHARE:
             self._cancel(session)
+        elif chance < CANCEL_SHARE + PAUSE_SHARE:
+            self._pause(session)
         else:
             self._requeue(session)
+
+    def _pause(self, session: Connection) -> None:
+        """For a moment: from when the pause has returned, nothing may go."""
+        self._resume(session)  # what an error has left
+        conversation = self._chooser.choice(HOT)
+        pause, resume = f"select pause_conversation({conversation})", f"select resume_conversation({conversation})"
+        sent = f"select count(*) from sent_log where conversation_id = {conversation}"  # noqa: S608  # a number
+        if self._chooser.random() < STORE_SHARE:
+            pause, resume, sent = (
+                "select pause_store(1)",
+                "select resume_store(1)",
+                "select max(position) from sent_log",
+            )
+        self._resumes.add(resume)
+        try:
+            session.execute(pause.encode())
+        except psycopg.Error as error:
+            if error.sqlstate != "ST404":  # not begun yet
+                raise
+            self._resumes.clear()
+            return
+        before = session.execute(sent.encode()).fetchone()
+        self._done.wait(self._chooser.uniform(0, PAUSED_SECONDS))
+        if session.execute(sent.encode()).fetchone() != before:
+            self.sent_though_paused.append(f"{sent} was {before} after {pause}")
+        self._resume(session)
+        self.paused += 1
+
+    def _resume(self, session: Connection) -> None:
+        for resume in list(self._resumes):
+            session.execute(resume.encode())
+            self._resumes.discard(resume)
 
     def _cancel(self, session: Connection) -> None:
         """One of the last accepted, or one that waits in the queue and so can still be had."""

@@ -53,6 +53,8 @@ PLANTS = {
             ),
         ),
     ),
+    # What is accepted meanwhile goes.
+    "pause-ignored": Plant(edits=(("enqueue_chat", "if conversation.paused_at is not null then", "if false then"),)),
     "ack-before-log": Plant(worker=("drill.launch", "ack-before-log")),
     "no-poll": Plant(worker=("drill.launch", "no-poll")),
     # Drawn before the lock is waited for; the second sequence only keeps positions apart.

@@ -385,6 +385,9 @@ def test_the_container_has_what_its_processes_need(shop: Connection, database: s
     eventually(api.answers)
     api.post("/v1/chats", **CHAT)
     eventually(lambda: shop.execute("select count(*) from sent_log").fetchone() == (1,))
+    asked = run("/bin/sh", "-c", 'cd "$1" && exec "$2" shoptalk status', "sh", str(tmp_path), str(entry), **env)
+    asked.expect("queued")
+    assert asked.popen.wait(30) == 0
 
 
 def test_the_example_settings_are_settings() -> None:

@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "api": {"api", "sql"},
     "worker": {"worker", "sql"},
     "relay": {"relay", "sql"},
+    "cli": {"cli", "embedded", "sql"},
     "embedded": {"embedded", "sql"},
     "bench": {"bench", "embedded", "sql"},
     "drill": {"drill", "embedded", "sql", "worker"},
@@ -60,7 +61,7 @@ def test_every_setting_is_in_the_readme() -> None:
 def test_the_schema_makes_no_extension_and_no_sql_is_pasted_together() -> None:
     assert "create extension" not in (ROOT / "schema.sql").read_text()
     pasted = re.compile(r"""execute\(\s*f["']|text\(\s*f["']""")
-    for package in ("api", "worker", "relay", "sql"):
+    for package in ("api", "worker", "relay", "cli", "sql"):
         for path in (ROOT / package).rglob("*.py"):
             found = [line for line in path.read_text().splitlines() if pasted.search(line)]
             assert not [line for line in found if "lock_timeout" not in line], path

@@ -1,0 +1,2 @@
+-- Makes a key worthless. Raises ST404.
+select revoke_key(:name)

@@ -1,0 +1,2 @@
+-- Signs tokens with a new secret.
+select rotate_token_secret(:forget)

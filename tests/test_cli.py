@@ -1,0 +1,253 @@
+"""`shoptalk`: every verb, what it says when it cannot, and its exit status."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import psycopg
+import pytest
+
+from cli import main as cli_main
+from tests.conftest import ROOT, AsRole, Connection, clock
+from tests.test_enqueue import enqueue
+from tests.test_send import poison, send, sent, states
+
+
+@dataclass
+class Answer:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Shoptalk = Callable[..., Answer]
+
+
+@pytest.fixture
+def shoptalk(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shoptalk:
+    """Runs the command line on the test's database: shoptalk("cancel", "7")."""
+    monkeypatch.setenv("DATABASE_URL", database)
+
+    def shoptalk(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["shoptalk", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli_main.main()
+        out, err = capsys.readouterr()
+        return Answer(int(end.value.code or 0), out, err)
+
+    return shoptalk
+
+
+def commands(group: click.Group = cli_main.shoptalk, *path: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        else:
+            yield " ".join([*path, name]), command
+
+
+ALL = dict(commands())
+
+
+def test_the_verbs_are_those_that_are_documented() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    assert not [name for name in ALL if f"`shoptalk {name}" not in text and f"shoptalk {name}" not in text]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_verb_has_json_and_a_help_that_teaches(shoptalk: Shoptalk, name: str) -> None:
+    assert any("--json" in parameter.opts for parameter in ALL[name].params)
+    answer = shoptalk(*name.split(), "--help")
+    assert answer.status == 0
+    assert f"shoptalk {name}" in answer.out.partition("Examples:")[2]
+
+
+def test_the_program_is_installed_and_runs_from_the_checkout(shop: Connection, database: str) -> None:
+    assert "shoptalk = cli.main:main" in (ROOT / "setup.cfg").read_text()
+    for command in ([sys.executable, "-m", "cli"], [str(ROOT / "bin" / "shoptalk")]):
+        done = subprocess.run(
+            [*command, "status", "--json"], cwd=ROOT, env={"DATABASE_URL": database, "PATH": "/usr/bin:/bin"},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert {state["state"] for state in json.loads(done.stdout)["states"]} >= {"held", "queued", "sent"}
+
+
+def test_status_shows_the_queue_and_what_stands_still(shop: Connection, shoptalk: Shoptalk) -> None:
+    enqueue(shop, 7)
+    enqueue(shop, 8)
+    shop.execute("select pause_conversation(8)")
+    shop.execute("insert into channels (store_id, name, kind, cursor) values (1, 'crm', 'webhook', 0)")
+    shop.execute("select pause_channel('crm', 1), sample_queue()")
+    found = shoptalk("status", "--json").json
+    assert {s["state"]: s["chats"] for s in found["states"]} == {
+        "held": 1, "queued": 1, "sent": 0, "failed": 0, "cancelled": 0}  # fmt: skip
+    assert [(p["kind"], p["id"], p["waiting"]) for p in found["paused"]] == [("conversation", 8, 1)]
+    assert [(c["name"], c["state"]) for c in found["channels"]] == [("crm", "paused")]
+    dt.datetime.fromisoformat(found["worker_seen_at"])
+    text = shoptalk("status").out
+    assert "queued" in text
+    assert "paused: conversation 8" in text
+    assert "channel crm of store 1: paused" in text
+
+
+def test_status_is_for_the_inspector_too(
+    shop: Connection, as_role: AsRole, shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", as_role("inspector"))
+    assert shoptalk("status").status == 0
+    answer = shoptalk("pause", "store", "1")
+    assert answer.status == 3
+    assert "needs the owner of the schema" in answer.err
+
+
+def test_pause_and_resume(shop: Connection, shoptalk: Shoptalk) -> None:
+    enqueue(shop, 7)
+    assert shoptalk("pause", "store", "1").out == "store 1 is paused, waiting: 1 chat\n"
+    assert shoptalk("pause", "conversation", "7", "--json").json == {"conversation": 7, "chats": 1}
+    send(shop)
+    assert sent(shop) == []
+    assert shoptalk("resume", "store", "1", "--json").json == {"store": 1, "chats": 1}
+    assert shoptalk("resume", "conversation", "7").status == 0
+    send(shop)
+    assert sent(shop) == [(7, 1)]
+    answer = shoptalk("pause", "store", "99")
+    assert (answer.status, answer.err) == (1, "shoptalk: there is no store 99\n")
+
+
+def test_release(shop: Connection, shoptalk: Shoptalk) -> None:
+    shop.execute("update store_hours set closes = opens where store_id = 2")
+    shop.execute("delete from store_hours where store_id = 2")
+    ids = [enqueue(shop, conversation, operator=2).chat_id for conversation in (7, 8, 9, 9)]
+    assert shoptalk("release", "chat", str(ids[2]), "--json").json == {"chat": ids[2], "chats": 1}
+    assert shoptalk("release", "conversation", "7").status == 0
+    assert shoptalk("release", "store", "2").out == "store 2 is released: 2 chats\n"
+    send(shop)
+    assert len(sent(shop)) == 4
+    assert shoptalk("release", "chat", str(ids[0])).err == f"shoptalk: chat {ids[0]} is not held\n"
+    assert shoptalk("release", "store", str(2**40)).status == 1
+
+
+def test_cancel_does_what_it_can_and_says_what_it_could_not(shop: Connection, shoptalk: Shoptalk) -> None:
+    first = enqueue(shop, 7).chat_id
+    send(shop)
+    second = enqueue(shop, 7).chat_id
+    answer = shoptalk("cancel", str(first), str(second), "99", "--json")
+    assert answer.status == 1
+    assert [(a["chat_id"], a["cancelled"]) for a in answer.json] == [(first, False), (second, True), (99, False)]
+    assert answer.json[0]["reason"] == f"chat {first} is sent and cannot be cancelled"
+    assert states(shop) == ["sent", "cancelled"]
+    assert shoptalk("cancel", str(second)).status == 0
+
+
+def test_open_pages_hear_of_what_was_cancelled(shop: Connection, shoptalk: Shoptalk) -> None:
+    chat = enqueue(shop, 7).chat_id
+    shop.execute("listen chat_event")
+    shoptalk("cancel", str(chat))
+    (notice,) = shop.notifies(timeout=5, stop_after=1)
+    event = json.loads(notice.payload)
+    assert (event["event"], event["data"]["chat_id"], event["to"]["conversation_id"]) == ("change", chat, 7)
+
+
+def test_requeue(shop: Connection, shoptalk: Shoptalk) -> None:
+    clock(shop, "2026-03-02 10:00")
+    poison(shop)
+    ids = [enqueue(shop, conversation, "bad", operator=op).chat_id for conversation, op in ((7, 1), (8, 2), (9, 2))]
+    for hour in range(11, 16):
+        clock(shop, f"2026-03-02 {hour}:00")
+        shop.execute("update chat_queue set urgent = true")
+        send(shop)
+    assert states(shop) == ["failed"] * 3
+    assert shoptalk("requeue", str(ids[0])).out == f"requeued: chat {ids[0]}\n"
+    assert shoptalk("requeue", str(ids[0])).err.endswith("1 chat of 1 not requeued\n")
+    assert shoptalk("requeue", "--all", "--store", "1", "--json").json == {"requeued": 0}
+    assert shoptalk("requeue", "--all").out == "requeued: 2 chats\n"
+    assert "failed" not in states(shop)
+    for wrong in ([], ["--all", "7"], ["7", "--store", "1"]):
+        assert shoptalk("requeue", *wrong).status == 2
+
+
+def test_hours(shop: Connection, shoptalk: Shoptalk) -> None:
+    shop.execute("select close_on(2, '{2026-12-25}', '{Christmas}')")
+    assert shoptalk("hours", "show", "2", "--json").json["weekly"]["mon"] == [["09:00", "14:00"]]
+    text = shoptalk("hours", "show", "2").out
+    assert "mon  09:00-14:00" in text
+    assert "2026-12-25  closed  Christmas" in text
+    explained = shoptalk("hours", "explain", "2", "--at", "2026-12-25T10:00:00Z")
+    assert "store 2 is closed" in explained.out
+    assert "by the exception Christmas: fri 2026-12-25, no span" in explained.out
+    assert "next opening 2026-12-26 09:00:00 UTC" in explained.out
+    shop.execute("select pause_store(2)")
+    assert "shoptalk resume store 2" in shoptalk("hours", "explain", "2").out
+    assert shoptalk("hours", "explain", "2", "--at", "noon").status == 2
+    assert shoptalk("hours", "show", "99").err == "shoptalk: there is no store 99\n"
+    assert shoptalk("hours", "explain", "99").status == 1
+
+
+def test_keys(shop: Connection, shoptalk: Shoptalk) -> None:
+    key = shoptalk("keys", "make", "till", "--scope", "send", "--store", "1").out.strip()
+    assert key.startswith("shoptalk_")
+    (listed,) = shoptalk("keys", "list", "--json").json
+    assert (listed["name"], listed["scopes"], listed["store_id"]) == ("till", ["send"], 1)
+    assert key not in shoptalk("keys", "list").out
+    assert shoptalk("keys", "make", "till").err == "shoptalk: there is a key till already\n"
+    assert shoptalk("keys", "revoke", "till").status == 0
+    assert shoptalk("keys", "revoke", "till", "--json").status == 1
+    assert shoptalk("keys", "rotate", "--forget", "--json").json == {"rotated": True, "forgotten": True}
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("host=127.0.0.1 port=1 dbname=x", "cannot reach the database"),
+        ("not a url", "cannot reach the database"),
+    ],
+)
+def test_a_database_that_cannot_be_reached(
+    shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch, url: str, says: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    answer = shoptalk("status")
+    assert answer.status == 3
+    assert says in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_database_without_our_schema(server: str, shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", psycopg.conninfo.make_conninfo(server, dbname="template1"))
+    answer = shoptalk("status")
+    assert answer.status == 3
+    assert "has no schema yet" in answer.err
+
+
+def test_a_lock_that_somebody_holds_for_long(
+    shop: Connection, connect: Callable[[], Connection], shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.session.LOCK_SECONDS", 1)
+    enqueue(shop, 7)
+    other = connect()
+    with other.transaction():
+        other.execute("select from conversations for update")
+        answer = shoptalk("pause", "conversation", "7")
+    assert answer.status == 3
+    assert "somebody holds a lock" in answer.err
+
+
+def test_without_a_database_url_it_is_the_embedded_one_that_bin_run_made(
+    shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setenv("SHOPTALK_DATA", str(tmp_path / "none"))
+    answer = shoptalk("status")
+    assert (answer.status, "start bin/run once" in answer.err) == (3, True)
