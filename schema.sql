@@ -1129,7 +1129,7 @@ begin
         select due_at, seq, conversation_id from held order by due_at desc, seq desc, conversation_id desc limit 1
     )
     select count(*), count(*) filter (where may_go),
-           least(max(due_at) filter (where held_since is null), at - interval '1 second'),
+           max(least(due_at, at - interval '1 second')) filter (where held_since is null),
            (select due_at from last_held), (select seq from last_held), (select conversation_id from last_held),
            array_agg(conversation_id) filter (where not may_go), array_agg(seq) filter (where not may_go)
       into claimed, sent, live_until, held_until, held_until_seq, held_until_conversation,

@@ -75,6 +75,17 @@ def test_live_chats_do_not_wait_behind_the_flood_nor_the_flood_behind_them(shop:
     assert in_order(shop)
 
 
+def test_a_flood_alone_does_not_pass_for_a_backlog_of_live_chats(shop: Connection) -> None:
+    """A worker would answer it by ever larger batches, and the next live chat would wait for one of them."""
+    clock(shop, NIGHT)
+    hold(shop, 50)
+    clock(shop, "2026-03-02 09:00:05")
+    report = send(shop, batch_size=20)
+    assert (report.claimed, report.live_until, report.held_until_seq) == (20, None, 2)
+    enqueue(shop, 7)
+    assert send(shop, batch_size=20).live_until is not None
+
+
 def test_a_live_chat_waits_for_the_held_ones_of_its_own_conversation(shop: Connection) -> None:
     clock(shop, NIGHT)
     hold(shop, 40, conversations=2)

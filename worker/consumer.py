@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,16 +24,29 @@ LARGEST_BATCH_SIZE = 4000
 SIZE_BESIDE_LIVE = 200
 LIVE_LATELY_SECONDS = 1.0
 # The claim starts where the last one ended and so spares itself the dead rows in front. What commits later than a
-# second after its instant is found by a look from the very start: every second, or seldomer where walking the
-# dead rows has become dear (somebody keeps an old snapshot open).
-FROM_THE_START: dict[str, Any] = {
-    "live_from": "-infinity", "held_from": "-infinity", "held_from_seq": 0, "held_from_conversation": 0,
-}  # fmt: skip
+# second after its instant is found by a look from the very start of its lane: every second, or seldomer where walking
+# the dead rows has become dear (somebody keeps an old snapshot open, or a flood of held chats has left a million).
+LIVE_START: dict[str, Any] = {"live_from": "-infinity"}
+HELD_START: dict[str, Any] = {"held_from": "-infinity", "held_from_seq": 0, "held_from_conversation": 0}
 FULL_LOOK_SECONDS = 1.0
-FULL_LOOK_SHARE = 20  # a full look may take this part of the time
+LIVE_LOOK_SHARE = 20  # a full look may take this part of the time
+HELD_LOOK_SHARE = 400  # here much less: live chats wait for it, and at 20 it made their p99 during a flood
 TROUBLE_PAUSE_SECONDS = 0.5
 # Another worker sends: time to see whether it still does. It takes over from a killed one after at most this.
 STAND_BY_SECONDS = 0.05
+
+
+@dataclass
+class FullLook:
+    """When a lane is to be looked through from its start."""
+
+    start: dict[str, Any]  # its floor then
+    share: int
+    at: float = 0.0  # monotonic
+
+    def done(self, took: float) -> None:
+        """It took so many seconds."""
+        self.at = time.monotonic() + max(FULL_LOOK_SECONDS, took * self.share)
 
 
 class Consumer:
@@ -42,8 +56,8 @@ class Consumer:
         self.bell = Bell(settings.direct_url)
         self._engine = make_engine(settings.database_url, "shoptalk worker", pool_size=1, pooled=settings.pooled)
         self._stopping = threading.Event()
-        self._floor = dict(FROM_THE_START)
-        self._next_full_look = 0.0
+        self._floor = LIVE_START | HELD_START
+        self._full_looks = (FullLook(LIVE_START, LIVE_LOOK_SHARE), FullLook(HELD_START, HELD_LOOK_SHARE))
         self._batch_size = BATCH_SIZE
         self._live_at = float("-inf")
 
@@ -70,17 +84,18 @@ class Consumer:
     def _send_batch(self) -> sa.Row[Any] | None:
         """Sends one batch and answers what became of it; None while another worker sends."""
         started = time.monotonic()
-        full_look = started >= self._next_full_look
-        floor = FROM_THE_START if full_look else self._floor
+        looks = [look for look in self._full_looks if started >= look.at]
+        floor = dict(self._floor)
+        for look in looks:
+            floor |= look.start
         with self._engine.connect() as connection:
             report = connection.execute(query("send_chats"), {"batch_size": self._batch_size, **floor}).one()
         if report.claimed is None:
             return None
         if report.failed:
             log.warning("sending_failed chats=%d", report.failed)
-        if full_look:
-            took = time.monotonic() - started
-            self._next_full_look = time.monotonic() + max(FULL_LOOK_SECONDS, took * FULL_LOOK_SHARE)
+        for look in looks:
+            look.done(time.monotonic() - started)
         self._raise_floor(report)
         return report
 
@@ -101,7 +116,7 @@ class Consumer:
     def _raise_floor(self, report: sa.Row[Any]) -> None:
         """The next claim starts where this one ended, lane by lane; from the very start if something is below."""
         if report.below_floor:
-            self._floor = dict(FROM_THE_START)
+            self._floor = LIVE_START | HELD_START
             return
         if report.live_until is not None:
             self._floor["live_from"] = report.live_until
@@ -111,6 +126,6 @@ class Consumer:
             self._floor["held_from_conversation"] = report.held_until_conversation
 
     def _trouble(self, error: Exception) -> None:
-        self._floor = dict(FROM_THE_START)
+        self._floor = LIVE_START | HELD_START
         log.warning("database_trouble reason=%s", str(error).splitlines()[0])
         self._stopping.wait(TROUBLE_PAUSE_SECONDS)
