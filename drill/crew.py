@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -70,6 +71,15 @@ class Crew:
     def pid(self, name: str) -> int:
         """Of the process, a web's being its master's."""
         return self._running[name].pid
+
+    def memory(self, name: str) -> int:
+        """Bytes that the process and all that it has started have in memory for themselves."""
+        found = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(self.pid(name))
+            for one in (parent, *parent.children(recursive=True)):
+                found += one.memory_full_info().uss
+        return found
 
     def connections(self) -> list[int]:
         """The ports that its processes are connected to."""

@@ -37,6 +37,7 @@ class Load:
     def __init__(self, seed: int, ledger: Ledger) -> None:
         self.ledger = ledger
         self.pace = "steady"
+        self.pauses = dict(PACES)
         self.bad_until = 0.0  # of time.monotonic()
         self.ending = threading.Event()  # no new chats
         self.given_up = threading.Event()  # no more repeating of old ones either
@@ -80,4 +81,4 @@ class Drafts:
 
     def pause(self) -> None:
         """Waits as the present pace says."""
-        self._load.ending.wait(self.chooser.expovariate(1 / PACES[self._load.pace]))
+        self._load.ending.wait(self.chooser.expovariate(1 / self._load.pauses[self._load.pace]))

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -63,14 +63,14 @@ class Step:
     chance: random.Random
 
 
-def steps(seed: int) -> Iterator[Step]:
-    """The endless plan: rounds of all faults, each round in an order of its own."""
+def steps(seed: int, kinds: Sequence[Kind] = KINDS, gap_seconds: float = GAP_SECONDS) -> Iterator[Step]:
+    """The endless plan: rounds of all these faults, each round in an order of its own."""
     chance = random.Random(seed)  # noqa: S311  # seeded, nothing secret
     while True:
-        round_ = [kind for kind in KINDS for _ in range(kind.times)]
+        round_ = [kind for kind in kinds for _ in range(kind.times)]
         chance.shuffle(round_)
         for kind in round_:
-            gap = chance.expovariate(1 / GAP_SECONDS)
+            gap = chance.expovariate(1 / gap_seconds)
             victims = random.Random(chance.random())  # noqa: S311
             yield Step(gap, kind, chance.uniform(*kind.lasts), victims)
 

@@ -1,0 +1,140 @@
+"""The soak: an hour at half the measured limit, with kills; are memory and the queue's tables flat? As a plot."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import psycopg
+
+from drill import faults
+from drill.drill import Drill
+from drill.plan import Kind, steps
+from drill.plants import Plant
+from drill.shop import Shop
+
+mpl.use("svg")
+import matplotlib.pyplot as plt  # after use()
+
+GAP_SECONDS = 15.0  # between two kills, on average
+LIMIT_SECONDS = 30.0
+SETTLE_SECONDS = 30.0  # in which the producers' pauses are set so that they send half of it
+STEP_SECONDS = 2.0
+SAMPLE_SECONDS = 5.0
+MEGABYTE = 1_000_000
+
+KILLS = [
+    Kind(faults.kill_worker, times=2),
+    Kind(faults.kill_all_workers),
+    Kind(faults.kill_web),
+    Kind(faults.kill_web_process, times=2),
+    Kind(faults.terminate_backends),
+    Kind(faults.restart_fast),
+    Kind(faults.restart_at_once),
+]
+TABLES = ("chat_queue", "conversations", "chat_failures", "chats", "sent_log")
+SIZES = """
+select (select count(*) from chat_queue), (select coalesce(max(position), 0) from sent_log),
+       (select count(*) from pg_stat_activity where datname = current_database()),
+       array(select pg_total_relation_size(t::regclass) from unnest(%s::text[]) t)
+"""
+
+
+class Soak(Drill):
+    """The load is even, the faults are kills, and everything is sampled."""
+
+    def __init__(self, shop: Shop, seconds: float, seed: int, plot: Path) -> None:
+        super().__init__(shop, seconds, seed, Plant())
+        self._plot = plot
+        self._samples: list[dict[str, float]] = []
+        self._limit = 0.0
+        self._done = threading.Event()
+
+    def wreck(self) -> None:
+        """Measures the limit, goes to half of it, and kills for as long as it is to last."""
+        self._limit = self._measure_limit()
+        self._settle(self._limit / 2)
+        sampler = threading.Thread(target=self._sample, daemon=True)
+        sampler.start()
+        self.load.bad_until += time.monotonic() - self._began
+        self.execution.run(steps(self.seed, KILLS, GAP_SECONDS), self.seconds, self.tell)
+        self._done.set()
+        sampler.join()
+        self._write()
+
+    def _rate(self, seconds: float) -> float:
+        before, began = len(self.ledger.accepted), time.monotonic()
+        time.sleep(seconds)
+        return (len(self.ledger.accepted) - before) / (time.monotonic() - began)
+
+    def _measure_limit(self) -> float:
+        """Chats accepted a second by producers without a pause, with web, workers and all on this one machine."""
+        self.load.pace = "burst"
+        limit = self._rate(LIMIT_SECONDS)
+        print(f"limit {limit:,.0f} chats/s", flush=True)
+        return limit
+
+    def _settle(self, rate: float) -> None:
+        """Finds the pause that makes this rate."""
+        self.load.pauses["half"] = self.load.pauses["steady"]
+        self.load.pace = "half"
+        for _ in range(int(SETTLE_SECONDS / STEP_SECONDS)):
+            self.load.pauses["half"] *= min(2.0, max(0.5, self._rate(STEP_SECONDS) / rate))
+
+    def _sample(self) -> None:
+        began = time.monotonic()
+        while not self._done.wait(SAMPLE_SECONDS):
+            try:
+                with self.shop.connect("drill soak") as session:
+                    row: Any = session.execute(SIZES, [list(TABLES)]).fetchone()
+            except psycopg.Error:
+                continue  # it is being restarted
+            sample = {"seconds": time.monotonic() - began, "accepted": len(self.ledger.accepted)}
+            sample |= {"waiting": row[0], "sent": row[1], "sessions": row[2]}
+            sample |= {f"{table} MB": size / MEGABYTE for table, size in zip(TABLES, row[3], strict=True)}
+            sample["web MB"] = self.crew.memory("web") / MEGABYTE
+            sample["workers MB"] = sum(map(self.crew.memory, self.crew.workers)) / MEGABYTE
+            self._samples.append(sample)
+
+    def _write(self) -> None:
+        """The samples beside the plot, and the plot."""
+        with self._plot.with_suffix(".csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, self._samples[0].keys(), lineterminator="\n")
+            table.writeheader()
+            table.writerows({name: round(value, 1) for name, value in sample.items()} for sample in self._samples)
+        draw(self._samples, self._limit, self._plot)
+
+
+def draw(samples: list[dict[str, float]], limit: float, plot: Path) -> None:
+    """Rate and backlog, memory, the tables that must stay flat, and those that keep the history, by a chat's share."""
+    mpl.rcParams["svg.hashsalt"] = "shoptalk"
+    minutes = [sample["seconds"] / 60 for sample in samples]
+    figure, axes = plt.subplots(4, 1, figsize=(9, 11), sharex=True, layout="constrained")
+    rates = [(b["sent"] - a["sent"]) / (b["seconds"] - a["seconds"]) for a, b in itertools.pairwise(samples)]
+    axes[0].plot(minutes[1:], rates, label="sent")
+    axes[0].axhline(limit / 2, color="grey", linestyle=":", label="half the limit")
+    axes[0].set_ylabel("chats/s")
+    waiting = axes[0].twinx()
+    waiting.plot(minutes, [sample["waiting"] for sample in samples], color="tab:red", linewidth=0.7)
+    waiting.set_ylabel("waiting (red)")
+    for name in ("web MB", "workers MB"):
+        axes[1].plot(minutes, [sample[name] for sample in samples], label=name.removesuffix(" MB"))
+    axes[1].set_ylabel("memory, MB")
+    for name in ("chat_queue MB", "conversations MB", "chat_failures MB"):
+        axes[2].plot(minutes, [sample[name] for sample in samples], label=name.removesuffix(" MB"))
+    axes[2].set_ylabel("with indexes, MB")
+    for name in ("chats MB", "sent_log MB"):
+        shares = [sample[name] * MEGABYTE / max(1, sample["sent"]) for sample in samples]
+        axes[3].plot(minutes, shares, label=name.removesuffix(" MB"))
+    axes[3].set_ylabel("bytes a chat, with indexes")
+    axes[3].set_xlabel("minutes")
+    for axis in axes:
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        axis.legend(loc="lower right")
+    figure.savefig(plot, metadata={"Date": None})
