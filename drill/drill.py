@@ -43,7 +43,7 @@ class Drill:
     def run(self) -> Figures:
         """Loads, breaks, mends, drains, accounts, and prints the report."""
         with self.crew:
-            producers = make_producers(self.load, self.shop, self.crew.port)
+            producers = self.make_producers()
             self.load.bad_until = time.monotonic() + max(self.seconds / 2, self.seconds - LAST_BAD_SECONDS)
             for thread in (*self.readers, self.meddler, *producers):
                 thread.start()
@@ -62,6 +62,10 @@ class Drill:
         }
         print(report.report(self.execution.counts, report.chats(books, self.ledger, meddled), wrong), flush=True)
         return wrong
+
+    def make_producers(self) -> list[Producer]:
+        """Those who send, not started yet."""
+        return make_producers(self.load, self.shop, self.crew.port)
 
     def wreck(self) -> None:
         """Breaks things, for as long as it is to last."""

@@ -16,6 +16,7 @@ from drill import faults
 from drill.drill import Drill
 from drill.plan import Kind, steps
 from drill.plants import Plant
+from drill.producers import LongSqlProducer, Producer
 from drill.shop import Shop
 
 mpl.use("svg")
@@ -54,6 +55,10 @@ class Soak(Drill):
         self._samples: list[dict[str, float]] = []
         self._limit = 0.0
         self._done = threading.Event()
+
+    def make_producers(self) -> list[Producer]:
+        """Without those whose transactions take their time: what others wait for is no limit of ours."""
+        return [one for one in super().make_producers() if not isinstance(one, LongSqlProducer)]
 
     def wreck(self) -> None:
         """Measures the limit, goes to half of it, and kills for as long as it is to last."""
