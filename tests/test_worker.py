@@ -16,9 +16,11 @@ from flask.testing import FlaskClient
 
 from embedded.cluster import Cluster
 from sql.schema import prepare
+from sql.settings import Settings
 from tests.conftest import Connection, MakeClient, Process, eventually, free_port
 from tests.test_enqueue import enqueue
 from tests.test_send import poison, sent, states
+from worker.consumer import Consumer
 
 Start = Callable[..., Process]
 
@@ -245,3 +247,28 @@ def test_a_worker_refuses_a_schema_that_is_newer_than_it_knows(shop: Connection,
         process = start(*command, DATABASE_URL=database, PORT=str(free_port()))
         process.expect("run a newer release")
         assert process.popen.wait(30) != 0
+
+
+def test_a_batch_too_large_for_the_statement_timeout_is_tried_smaller(
+    shop: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be tried for ever, and nothing sent any more."""
+    monkeypatch.setattr("sql.database.STATEMENT_TIMEOUT_SECONDS", 1)
+    shop.execute(
+        "create function slow() returns trigger language plpgsql as"
+        " $$ begin perform pg_sleep(0.01); return new; end $$;"
+        "create trigger slow before insert on sent_log for each row execute function slow()"
+    )
+    for conversation in range(1, 301):
+        enqueue(shop, conversation)
+    consumer = Consumer(Settings.from_environment({"DATABASE_URL": database}))
+    worker = threading.Thread(target=consumer.run)
+    worker.start()
+    try:
+        eventually(lambda: set(states(shop)) == {"sent"}, 60)
+    finally:
+        consumer.stop()
+        worker.join()
+    most = shop.execute("select max(n) from (select count(*) n from sent_log group by sent_at) batches").fetchone()
+    assert most is not None
+    assert most[0] < 300

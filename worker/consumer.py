@@ -23,6 +23,9 @@ BATCH_SIZE = 500
 LARGEST_BATCH_SIZE = 4000
 SIZE_BESIDE_LIVE = 200
 LIVE_LATELY_SECONDS = 1.0
+# Whatever else: after a batch that took longer, or that the database did not let through, the next is smaller. Many
+# chats whose sending raises make a batch dear, and one too large for the statement timeout would be tried for ever.
+LONGEST_BATCH_SECONDS = 0.5
 # The claim starts where the last one ended and so spares itself the dead rows in front. What commits later than a
 # second after its instant is found by a look from the very start of its lane: every second, or seldomer where walking
 # the dead rows has become dear (somebody keeps an old snapshot open, or a flood of held chats has left a million).
@@ -58,7 +61,7 @@ class Consumer:
         self._stopping = threading.Event()
         self._floor = LIVE_START | HELD_START
         self._full_looks = (FullLook(LIVE_START, LIVE_LOOK_SHARE), FullLook(HELD_START, HELD_LOOK_SHARE))
-        self._batch_size = BATCH_SIZE
+        self._batch_size, self._most = BATCH_SIZE, LARGEST_BATCH_SIZE
         self._live_at = float("-inf")
 
     def stop(self) -> None:
@@ -94,8 +97,12 @@ class Consumer:
             return None
         if report.failed:
             log.warning("sending_failed chats=%d", report.failed)
+        took = time.monotonic() - started
         for look in looks:
-            look.done(time.monotonic() - started)
+            look.done(took)
+        self._most = min(2 * self._most, LARGEST_BATCH_SIZE)
+        if took > LONGEST_BATCH_SECONDS:
+            self._most = max(1, self._batch_size // 2)
         self._raise_floor(report)
         return report
 
@@ -106,11 +113,12 @@ class Consumer:
         if live:
             self._live_at = time.monotonic()
         if live and full:
-            self._batch_size = min(2 * self._batch_size, LARGEST_BATCH_SIZE)
+            size = 2 * self._batch_size
         elif held and time.monotonic() - self._live_at < LIVE_LATELY_SECONDS:
-            self._batch_size = SIZE_BESIDE_LIVE
+            size = SIZE_BESIDE_LIVE
         else:
-            self._batch_size = BATCH_SIZE
+            size = BATCH_SIZE
+        self._batch_size = min(size, self._most)
         return full or (live and held)  # beside live chats it takes few of the held: more may wait
 
     def _raise_floor(self, report: sa.Row[Any]) -> None:
@@ -127,5 +135,6 @@ class Consumer:
 
     def _trouble(self, error: Exception) -> None:
         self._floor = LIVE_START | HELD_START
+        self._batch_size = self._most = max(1, self._batch_size // 8)
         log.warning("database_trouble reason=%s", str(error).splitlines()[0])
         self._stopping.wait(TROUBLE_PAUSE_SECONDS)
