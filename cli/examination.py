@@ -14,7 +14,7 @@ import psycopg
 import sqlalchemy as sa
 
 from cli.output import without_passwords
-from cli.session import Session
+from cli.session import Session, Unreachable
 from sql.database import CONNECTION, query
 
 NAME = "shoptalk doctor"
@@ -54,7 +54,10 @@ def unknown(text: str, mend: str) -> Finding:
 
 
 class Look(Session):
-    """What a check looks with: statements past any pooler, and connections of its own where it needs them."""
+    """What a check looks with: statements past any pooler, and connections of its own where it needs them.
+
+    From its beginning it lasts SECONDS. Raises Unreachable.
+    """
 
     def __init__(self, url: str, direct_url: str, environ: Mapping[str, str]) -> None:
         self.url = url
@@ -70,7 +73,15 @@ class Look(Session):
         self._engine = sa.create_engine(
             "postgresql+psycopg://", creator=lambda: self.connect(direct_url, autocommit=False), poolclass=sa.NullPool
         )
-        super().__init__(self._engine.connect())
+        self._alarm = threading.Timer(SECONDS, self.hang_up)
+        self._alarm.daemon = True
+        self._alarm.start()
+        try:
+            super().__init__(self._engine.connect())
+        except sa.exc.DBAPIError as error:  # a pooler lets one in whose server is away
+            self.close()
+            said = "no answer" if self.is_over else _first_line(error.orig or error)
+            raise Unreachable(f"cannot reach the database: {said}") from None
 
     def connect(self, url: str, autocommit: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection that ends with the examination. Nothing is prepared: it may lead to a pooler."""
@@ -78,6 +89,8 @@ class Look(Session):
         opened = psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, application_name=NAME, **limits)
         with self._lock:
             self._opened.append(opened)
+        if self.is_over:
+            opened.close()
         return opened
 
     @contextlib.contextmanager
@@ -98,11 +111,10 @@ class Look(Session):
 
     def close(self) -> None:
         """Ends the connections."""
-        with contextlib.suppress(sa.exc.SQLAlchemyError):
-            self._connection.close()
-        self._engine.dispose()
+        self._alarm.cancel()
         for connection in self._opened:
             connection.close()
+        self._engine.dispose()
 
 
 @dataclass(frozen=True)
@@ -116,13 +128,7 @@ class Check:
 
 def examine(look: Look, checks: Sequence[Check]) -> list[tuple[str, Finding]]:
     """Runs the checks in their order, each by itself: one that raises is a finding, and the next one is run."""
-    alarm = threading.Timer(SECONDS, look.hang_up)
-    alarm.daemon = True
-    alarm.start()
-    try:
-        return [(check.name, _clean(finding)) for check in checks for finding in _run(look, check)]
-    finally:
-        alarm.cancel()
+    return [(check.name, _clean(finding)) for check in checks for finding in _run(look, check)]
 
 
 def _run(look: Look, check: Check) -> list[Finding]:
@@ -152,7 +158,7 @@ def _line(connection: psycopg.Connection[tuple[Any, ...]]) -> socket.socket:
     return socket.socket(fileno=os.dup(connection.pgconn.socket))
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 

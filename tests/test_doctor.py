@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
+import signal
 import struct
 import time
 import zoneinfo
@@ -16,6 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+import testing.postgresql
 
 from cli.examination import Check, Finding, Look
 from cli.output import without_passwords
@@ -34,9 +36,12 @@ class Own(Postgresql):
 
     DEFAULT_SETTINGS = {  # noqa: RUF012
         **Postgresql.DEFAULT_SETTINGS,
-        "postgres_args": "-h 127.0.0.1 -c max_connections=40 -c max_prepared_transactions=5 -c wal_level=logical"
+        "postgres_args": "-h 127.0.0.1 -c max_connections=24 -c max_prepared_transactions=5 -c wal_level=logical"
         " -c max_notify_queue_pages=64 -c autovacuum_naptime=1h",
     }
+
+    def terminate(self, *_: object) -> None:
+        super(testing.postgresql.Postgresql, self).terminate(signal.SIGQUIT)  # nobody needs it again
 
     def initialize_database(self) -> None:
         super().initialize_database()
@@ -489,7 +494,7 @@ def test_settings_of_one_database_and_sessions_that_are_ended(well: Connection, 
 def test_connections_and_transaction_ids_that_run_out(
     well: Connection, connect: Callable[[], Connection], doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(30):
+    for _ in range(16):
         connect()
     assert [row["status"] for row in doctor("connections")] == ["warning"]
     monkeypatch.setattr("cli.checks_server.CONNECTIONS_PROBLEM", 0.8)
@@ -517,7 +522,7 @@ def test_a_server_that_stops_answering(well: Connection, doctor: Doctor, monkeyp
         yield from ()
 
     monkeypatch.setattr("cli.doctor.CHECKS", [Check("one", asleep), Check("two", asleep)])
-    monkeypatch.setattr("cli.examination.SECONDS", 0.3)
+    monkeypatch.setattr("cli.examination.SECONDS", 1.5)
     began = time.monotonic()
     found = doctor()
     assert time.monotonic() - began < 5
