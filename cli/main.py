@@ -8,7 +8,8 @@ from typing import NoReturn
 import click
 import psycopg
 
-from cli import clients, hours, keys, queue, status
+from cli import clients, doctor, hours, keys, queue, status
+from cli.output import without_passwords
 from cli.session import Refused, Unreachable
 from embedded.programs import Unusable
 
@@ -32,7 +33,7 @@ def shoptalk() -> None:
     """Look into Shoptalk, and work it."""
 
 
-for module in (status, queue, hours, clients, keys):
+for module in (status, doctor, queue, hours, clients, keys):
     for verb in module.VERBS:
         shoptalk.add_command(verb)
 
@@ -74,5 +75,5 @@ def in_words(error: psycopg.Error) -> tuple[str, int]:
 
 
 def _fail(text: str, status: int) -> NoReturn:
-    click.echo(f"shoptalk: {text}", err=True)
+    click.echo(f"shoptalk: {without_passwords(text)}", err=True)
     sys.exit(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +13,10 @@ import click
 from sql.shapes import instant
 
 Command = TypeVar("Command", bound=click.Command)
+
+PASSWORDS = re.compile(
+    r"(?P<url>//[^:/@\s]*:)[^\s\"]*(?=@)|(?P<word>password\s*=\s*)('(?:\\\\.|[^'])*'|\S+)", re.IGNORECASE
+)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 
@@ -58,6 +63,11 @@ def said(value: object) -> str:
 def counted(number: int, thing: str) -> str:
     """`1 chat`, `2 chats`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def without_passwords(text: str) -> str:
+    """The text with the passwords of URLs and of libpq's keyword strings crossed out."""
+    return PASSWORDS.sub(lambda found: f"{found['url'] or found['word']}***", text)
 
 
 def _plain(value: object) -> Any:

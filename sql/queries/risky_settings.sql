@@ -1,0 +1,27 @@
+-- What is set so that a crash loses or spoils what was acknowledged, or that ends the sessions that listen: for the
+-- whole server, and for single roles and databases.
+with wrong (name, value, right_value) as (
+    values ('fsync', 'off', 'on'), ('full_page_writes', 'off', 'on'), ('synchronous_commit', 'off', 'on'),
+           ('zero_damaged_pages', 'on', 'off'), ('idle_session_timeout', null, '0')
+), found as (
+    select null as whose, s.name, s.setting as value,
+           case s.source when 'command line' then format('start the server without %s on its command line', s.name)
+                else format('alter system set %s = %s; select pg_reload_conf()', s.name, w.right_value) end as mend
+      from pg_settings s
+      join wrong w using (name)
+     where s.source not in ('database', 'user', 'database user')  -- those are the following
+    union all
+    select concat_ws(' in ', 'role ' || r.rolname, 'database ' || d.datname), split_part(c, '=', 1), split_part(c, '=', 2),
+           case when r.rolname is null then coalesce('alter database ' || quote_ident(d.datname), 'alter role all')
+                else format('alter role %I', r.rolname) || coalesce(' in database ' || quote_ident(d.datname), '') end
+               || format(' reset %s', split_part(c, '=', 1))
+      from pg_db_role_setting s
+      left join pg_roles r on r.oid = s.setrole
+      left join pg_database d on d.oid = s.setdatabase,
+           unnest(s.setconfig) c
+     where s.setdatabase = 0 or d.datname = current_database()
+)
+select f.whose, f.name, f.value, f.mend
+  from found f
+  join wrong w on w.name = f.name and (f.value = w.value or w.value is null and f.value <> '0')
+ order by f.whose nulls first, f.name

@@ -1,0 +1,2 @@
+-- The version of the schema that is installed.
+select version from schema_version
