@@ -1049,7 +1049,11 @@ create type send_report as (
     held_until timestamptz,
     held_until_seq integer,
     held_until_conversation integer,
-    below_floor boolean       -- a chat waits for an earlier one that is due below the floor
+    below_floor boolean,      -- a chat waits for an earlier one that is due below the floor
+    live_sent integer,        -- of sent, those of the live lane
+    live_waited interval,     -- how long the one of them that waited longest might have gone; null: none was sent
+    held_waited interval,     -- the same of the held lane: since its store opened
+    failures jsonb            -- [{chat_id, conversation_id, seq, attempts, dead, reason}]; null: none failed
 );
 
 -- Claims the next due pointers and moves those that may go to the log: the fast path, one statement.
@@ -1071,7 +1075,8 @@ create function send_claimed(
     out claimed integer, out sent integer,
     out live_until timestamptz,
     out held_until timestamptz, out held_until_seq integer, out held_until_conversation integer,
-    out waiting_conversations integer[], out waiting_seqs integer[])
+    out waiting_conversations integer[], out waiting_seqs integer[],
+    out live_sent integer, out live_waited interval, out held_waited interval)
 language plpgsql volatile as $$
 declare
     live_from timestamptz := floor.live_from;
@@ -1131,9 +1136,12 @@ begin
     select count(*), count(*) filter (where may_go),
            max(least(due_at, at - interval '1 second')) filter (where held_since is null),
            (select due_at from last_held), (select seq from last_held), (select conversation_id from last_held),
-           array_agg(conversation_id) filter (where not may_go), array_agg(seq) filter (where not may_go)
+           array_agg(conversation_id) filter (where not may_go), array_agg(seq) filter (where not may_go),
+           count(*) filter (where may_go and held_since is null),
+           at - min(due_at) filter (where may_go and held_since is null),
+           at - min(due_at) filter (where may_go and held_since is not null)
       into claimed, sent, live_until, held_until, held_until_seq, held_until_conversation,
-           waiting_conversations, waiting_seqs
+           waiting_conversations, waiting_seqs, live_sent, live_waited, held_waited
       from judged;
 end $$;
 
@@ -1248,7 +1256,8 @@ declare
 begin
     select * into claim from send_claimed(batch_size, floor, at, chosen);
     report := (claim.claimed, claim.sent, 0, claim.live_until,
-               claim.held_until, claim.held_until_seq, claim.held_until_conversation, false);
+               claim.held_until, claim.held_until_seq, claim.held_until_conversation, false,
+               claim.live_sent, claim.live_waited, claim.held_waited, null);
     if claim.waiting_seqs is not null then
         report.below_floor := put_back(claim.waiting_conversations, claim.waiting_seqs, floor, at);
     end if;
@@ -1256,8 +1265,8 @@ begin
 end $$;
 
 -- Backoff: 1, 2, 4, 8 seconds; the fifth failure makes a dead letter. Only this chat's conversation
--- waits, because put_back() gives its followers this pointer's instant.
-create function record_failure(pointer chat_queue, reason text, at timestamptz) returns void
+-- waits, because put_back() gives its followers this pointer's instant. Returns it for the report.
+create function record_failure(pointer chat_queue, reason text, at timestamptz) returns jsonb
 language plpgsql volatile as $$
 declare
     failure chat_failures;
@@ -1274,6 +1283,9 @@ begin
         update chat_failures f set dead_at = at where f.chat_id = pointer.chat_id;
         delete from chat_queue q where q.conversation_id = pointer.conversation_id and q.seq = pointer.seq;
     end if;
+    return jsonb_build_array(jsonb_build_object(
+        'chat_id', pointer.chat_id, 'conversation_id', pointer.conversation_id, 'seq', pointer.seq,
+        'attempts', failure.attempts, 'dead', failure.attempts >= 5, 'reason', reason));
 end $$;
 
 -- A batch; and where it raises, its halves, down to the culprits, so that the rest goes. Each attempt is a
@@ -1310,8 +1322,8 @@ begin
         reason := sqlstate || ': ' || sqlerrm;
     end;
     if batch_size = 1 then
-        perform record_failure(pointer, reason, at);
-        return (1, 0, 1, null::timestamptz, null::timestamptz, null::integer, null::integer, false);
+        return (1, 0, 1, null::timestamptz, null::timestamptz, null::integer, null::integer, false,
+                0, null::interval, null::interval, record_failure(pointer, reason, at));
     end if;
     first_half := send_carefully(half, floor, at);
     if first_half.below_floor or first_half.claimed < half then
@@ -1325,7 +1337,10 @@ begin
             case when second_half.held_until is null then first_half.held_until_seq else second_half.held_until_seq end,
             case when second_half.held_until is null then first_half.held_until_conversation
                  else second_half.held_until_conversation end,
-            second_half.below_floor);
+            second_half.below_floor, first_half.live_sent + second_half.live_sent,
+            greatest(first_half.live_waited, second_half.live_waited),
+            greatest(first_half.held_waited, second_half.held_waited),
+            coalesce(first_half.failures || second_half.failures, first_half.failures, second_half.failures));
 end $$;
 
 -- Sends the next due chats, about batch_size of them, in one short transaction: claim, write to the
@@ -2632,7 +2647,11 @@ create table queue_samples (
     held bigint not null,
     queued bigint not null,
     failed bigint not null,
-    sent bigint not null                      -- ever; the rate is the difference of two
+    sent bigint not null,                     -- ever; the rate is the difference of two
+    cancelled bigint not null,
+    oldest_held timestamptz,                  -- since when the one that is held longest has been
+    next_release timestamptz,
+    channels jsonb not null                   -- see channel_totals
 );
 
 -- Takes the sample of this moment, unless another worker has, and forgets what is older than a day.
@@ -2644,9 +2663,12 @@ begin
     if exists (select from queue_samples s where s.at = slot) then
         return;
     end if;
-    insert into queue_samples (at, held, queued, failed, sent)
+    insert into queue_samples (at, held, queued, failed, sent, cancelled, oldest_held, next_release, channels)
     select slot, sum(chats) filter (where state = 'held'), sum(chats) filter (where state = 'queued'),
-           sum(chats) filter (where state = 'failed'), sum(chats) filter (where state = 'sent')
+           sum(chats) filter (where state = 'failed'), sum(chats) filter (where state = 'sent'),
+           sum(chats) filter (where state = 'cancelled'),
+           min(oldest) filter (where state = 'held'), min(next_release),
+           (select coalesce(jsonb_agg(t), '[]') from channel_totals t)
       from queue_status
     on conflict do nothing;
     delete from queue_samples s where s.at < slot - interval '24 hours';
@@ -2669,6 +2691,14 @@ create view channel_status as
            c.attempts, case when c.next_attempt_at > shoptalk_now() then c.next_attempt_at end as retry_at,
            c.last_error, c.last_error_at
       from channels c;
+
+-- The same of all channels of a kind and state together. behind: of the one that is furthest back; behind_since: since
+-- when what it has next is in the log. A channel with nothing to deliver follows within 90 s.
+create view channel_totals as
+    select kind, state, count(*) as channels, sum(failures) as dead_letters, max(behind) as behind,
+           (select sent_at from sent_log l where l.position > min(s.cursor) order by l.position limit 1) as behind_since
+      from channel_status s
+     group by kind, state;
 
 -- What the roles write, they write through these functions, which run with the owner's rights. The owner's, too, is the
 -- trigger that a change of hours leaves for the commit, when no function is left around it.
@@ -2732,7 +2762,7 @@ begin
         grant select on stores, store_hours, store_exceptions, store_exception_spans, store_paces, clients, quiet_hours,
             operators, conversations, chats, chat_queue, sent_log, chat_failures, cancelled_chats, read_marks, delivered_marks,
             queue_samples, web_processes, presence, channel_failures, channel_attempts, inbound_messages,
-            chat_states, queue_status, paused, channel_status, keys to shoptalk_inspector;
+            chat_states, queue_status, paused, channel_status, channel_totals, keys to shoptalk_inspector;
     end if;
 end $$;
 

@@ -13,6 +13,8 @@ from api.chats import chats
 from api.conversations import conversations
 from api.desk import desk
 from api.hours import hours
+from api.metrics import install as count_requests
+from api.metrics import metrics
 from api.pages import pages
 from api.people import people
 from api.status import status
@@ -37,8 +39,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
     context.install(app, settings, make_engine(settings.database_url, "shoptalk web", pooled=settings.pooled))
+    count_requests(app)
     problems.register(app)
-    for blueprint in (people, chats, conversations, hours, attention, desk, stream, channels, tokens, status, pages):
+    views = (people, chats, conversations, hours, attention, desk, stream, channels, tokens, status, metrics, pages)
+    for blueprint in views:
         app.register_blueprint(blueprint)
     limits.install(app, settings)
     origins.install(app, settings.cors_origins)

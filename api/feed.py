@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -23,15 +22,18 @@ import psycopg
 import sqlalchemy as sa
 
 from api import answers
+from api.counts import STREAM_CHATS, STREAM_DELAY, STREAM_OVERRUNS, STREAMS
 from api.keys import ANYBODY, Caller
 from api.signals import CHANNEL, Signal
 from api.signals import encode as encode_signal
 from sql.database import connect, query
+from sql.log import Log
+from sql.metrics import listener_is_lost, listener_is_up
 
 if TYPE_CHECKING:
     from api.nodes import Node
 
-log = logging.getLogger("shoptalk.api")
+log = Log("api")
 
 PAGE = 500  # chats a read
 QUEUE_EVENTS = 1000  # a stream further behind than this loses its queue and reads the log by its cursor
@@ -139,6 +141,7 @@ class Feed:
             self._streams[key].add(subscription)
             self.streams += 1
             self._askers[asker.name] += 1
+            STREAMS.set(self.streams)
             subscription.ended = self._closed
             subscription.begin(self._position)
             return subscription
@@ -152,6 +155,7 @@ class Feed:
 
     def renew(self, subscription: Subscription) -> None:
         """Lets a subscription that has fallen behind begin anew from now on."""
+        STREAM_OVERRUNS.inc()
         with self._lock:
             subscription.begin(self._position)
 
@@ -165,6 +169,7 @@ class Feed:
             self._askers[subscription.asker.name] -= 1
             if not self._askers[subscription.asker.name]:
                 del self._askers[subscription.asker.name]
+            STREAMS.set(self.streams)
 
     def close(self) -> None:
         """Ends every stream: their readers come back to another process, by their cursors."""
@@ -181,16 +186,19 @@ class Feed:
                 else:
                     self._take_from(self._node)
             except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
-                log.warning("feed_lost reason=%s", str(error).strip().splitlines()[0])
+                log("feed_lost", reason=error)
+                listener_is_lost("feed")
                 time.sleep(RECONNECT_SECONDS)
             except Exception:
-                log.exception("feed_failed")  # ours to mend; the streams go on from where they are meanwhile
+                # Ours to mend; the streams go on from where they are meanwhile.
+                log("feed_failed", traceback=True)
                 time.sleep(RECONNECT_SECONDS)
 
     def _listen(self) -> None:
         with connect(self._database_url, "shoptalk feed") as connection:
             connection.execute("listen chat_sent")
             connection.execute("listen " + CHANNEL)
+            listener_is_up("feed")
             heard: list[psycopg.Notify] = []
             while not self._closed:
                 # At once after LISTEN, after every wake-up, which is only a hint, and every few seconds anyway.
@@ -205,6 +213,7 @@ class Feed:
 
         try:
             with node.messages() as messages:
+                listener_is_up("feed")
                 self._read_on()  # what was published before the queue was there
                 for message in messages:
                     if self._closed:
@@ -212,9 +221,10 @@ class Feed:
                     try:
                         self._take(message or {})
                     except (TypeError, ValueError, KeyError, AttributeError) as error:  # it is none of the relay's
-                        log.warning("feed_refused reason=%r", error)
+                        log("feed_refused", reason=repr(error))
         except Lost as error:
-            log.warning("feed_lost reason=%s", error)
+            log("feed_lost", reason=error)
+            listener_is_lost("feed")
             self._read_on()
             time.sleep(RECONNECT_SECONDS)
 
@@ -230,6 +240,7 @@ class Feed:
                 if self.streams and position == self._position + 1:
                     self._position = position
                     self._hand_out(position, chat | {"store_id": store_id}, partial(_event, position, chat))
+                    STREAM_CHATS.inc()
 
     def _read_on(self) -> None:
         """To the end of the log, while there is a stream."""
@@ -244,6 +255,10 @@ class Feed:
                 if row.position > self._position:  # else: somebody subscribed first and began at the end
                     self._position = row.position
                     self._hand_out(row.position, row._asdict(), partial(encode, row))
+        STREAM_CHATS.inc(len(rows))
+        ages = [row.age for row in rows if row.age is not None]
+        if ages:
+            STREAM_DELAY.observe(max(ages).total_seconds())
         return len(rows)
 
     def _pass_on(self, payloads: list[str]) -> None:
@@ -253,7 +268,7 @@ class Feed:
             try:
                 signals.append(Signal.heard(payload))
             except ValueError as error:
-                log.warning("signal_refused reason=%s", error)
+                log("signal_refused", reason=error)
         wanted = [(signal, readers) for signal in signals if (readers := self._readers(signal))]
         changed = self._read_changed([signal for signal, _ in wanted if signal.event == "change"])
         for signal, readers in wanted:

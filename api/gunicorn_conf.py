@@ -1,14 +1,24 @@
-"""How gunicorn serves the app. Must not import psycopg: gevent has to patch the process first."""
+"""How gunicorn serves the app. Must not import psycopg: gevent has to patch the process first.
 
+Nor prometheus_client in the master, before the folder in which the processes keep what they count is known.
+"""
+
+import os
 import resource
+import shutil
 import signal
+import tempfile
 from types import FrameType
 from typing import Any
 
+from gunicorn.glogging import Logger
+
+from sql.log import configure, formatter
 from sql.settings import BadSetting, Settings
 
 try:
     _settings = Settings.from_environment()
+    configure()
 except BadSetting as error:
     raise SystemExit(f"shoptalk: {error}") from None
 
@@ -24,6 +34,32 @@ keepalive = 75  # seconds; above the usual proxy's 60, so that it never reuses a
 graceful_timeout = 3  # seconds; below honcho's and the contract's 5
 timeout = 30
 control_socket_disable = True
+
+# systemd's own folder where there is one: what is old in /tmp is swept away on many machines.
+_counts = tempfile.mkdtemp(prefix="shoptalk-metrics-", dir=os.getenv("RUNTIME_DIRECTORY"))
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _counts
+
+
+class logger_class(Logger):  # type: ignore[misc]  # the setting's name; gunicorn has no types
+    """Gunicorn's own lines in the style of all others."""
+
+    def setup(self, cfg: Any) -> None:
+        """As gunicorn does, but for the style."""
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(formatter())
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Takes what a process that has ended counted as its present state out of the sums."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    """Leaves nothing behind."""
+    shutil.rmtree(_counts, ignore_errors=True)
 
 
 def post_worker_init(worker: Any) -> None:

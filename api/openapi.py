@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from flask import Flask
 from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from werkzeug.routing import Rule
 
-from api import access
+from api import access, examples
 from api.answers import ProblemOut
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -62,6 +63,7 @@ def document(app: Flask) -> dict[str, Any]:
     """The OpenAPI 3.1 document of every described route."""
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
+    made = examples.by_operation(app)
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         view = app.view_functions[rule.endpoint]
         operation = getattr(view, "operation", None)
@@ -69,6 +71,7 @@ def document(app: Flask) -> dict[str, Any]:
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
             for method in rule.methods & {"GET", "POST", "PUT", "PATCH", "DELETE"} if rule.methods else ():
                 described = _operation(rule, operation, schemas) | _security(access.need_of(view))
+                examples.attach(described, made.get((rule.endpoint, method), []))
                 paths.setdefault(path, {})[method.lower()] = described
     return {
         "openapi": "3.1.0",
@@ -94,6 +97,7 @@ def _operation(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dic
         for name in sorted(rule.arguments - (rule.defaults or {}).keys())
     ] + [{"name": name, "in": "query", "schema": _query_schema(what)} for name, what in operation.query.items()]
     described: dict[str, Any] = {
+        "tags": [rule.endpoint.partition(".")[0]],
         "operationId": rule.endpoint.replace(".", "_"),
         "summary": operation.summary,
         "responses": _responses(rule, operation, schemas),
@@ -136,9 +140,11 @@ def _responses(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dic
         responses["200"]["headers"] = REPLAYED
     if operation.created is not None and rule.rule.startswith("/v1/"):
         responses["201"] = {"description": "created", "content": _json(operation.created, schemas)}
-    problem = {"application/problem+json": {"schema": _schema(ProblemOut, schemas)}}
+    problem = _schema(ProblemOut, schemas)
     for status in sorted({*operation.problems, 401, 403, 405, 429, 503}):
-        responses[str(status)] = {"description": "see `detail`", "content": problem}
+        responses[str(status)] = {
+            "description": "see `detail`", "content": {"application/problem+json": {"schema": problem}},
+        }  # fmt: skip
     return responses
 
 
@@ -148,9 +154,16 @@ def _json(shape: Any, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _schema(shape: Any, schemas: dict[str, Any]) -> dict[str, Any]:
     """The shape's JSON schema by reference; what it refers to is put into `schemas`."""
-    schema = TypeAdapter(shape).json_schema(ref_template="#/components/schemas/{model}")
+    schema = TypeAdapter(shape).json_schema(ref_template="#/components/schemas/{model}", schema_generator=_Schemas)
     schemas.update(schema.pop("$defs", {}))
     if isinstance(shape, type) and issubclass(shape, BaseModel):
         schemas[shape.__name__] = schema
         return {"$ref": f"#/components/schemas/{shape.__name__}"}
     return schema
+
+
+class _Schemas(GenerateJsonSchema):
+    def tuple_schema(self, schema: Any) -> JsonSchemaValue:
+        """With `items`, which says nothing new of so many `prefixItems`: the viewer at /docs draws no list without."""
+        described = super().tuple_schema(schema)
+        return described | {"items": described["prefixItems"][-1]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import threading
 import time
@@ -13,8 +12,9 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from sql.database import query
+from sql.log import Log
 
-log = logging.getLogger("shoptalk.api")
+log = Log("api")
 
 BEAT_SECONDS = 10.0  # a process is believed for three of these, see believed_since()
 LINGER_SECONDS = 5.0  # a reader that reconnects within it has never been away
@@ -66,7 +66,7 @@ class Presence:
                 if self._tell(now, everything=now >= beat_at):
                     beat_at = now + BEAT_SECONDS
             except sa.exc.SQLAlchemyError as error:
-                log.warning("presence_untold reason=%s", str(error).splitlines()[0])
+                log("presence_untold", reason=error)
                 time.sleep(IDLE_SECONDS)
             time.sleep(ROUND_SECONDS)
 

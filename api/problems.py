@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http
-import logging
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,7 +12,9 @@ import sqlalchemy as sa
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-log = logging.getLogger("shoptalk.api")
+from sql.log import Log
+
+log = Log("api")
 
 RETRY_AFTER_SECONDS = 1
 DRAIN_SECONDS = 30  # for the rest of a body that nobody wants
@@ -111,14 +112,14 @@ def register(app: Flask) -> None:
         cause = error.orig if isinstance(error.orig, psycopg.Error) else psycopg.OperationalError(str(error))
         answer = of_database_error(cause)
         if answer.status == 503:
-            log.warning("database_unavailable sqlstate=%s reason=%s", cause.sqlstate, str(cause).strip())
+            log("database_unavailable", sqlstate=cause.sqlstate, reason=cause)
         return answer.response()
 
     @app.errorhandler(sa.exc.TimeoutError)
     @app.errorhandler(sa.exc.InvalidRequestError)  # the pool's, for one closed connection after another
     @app.errorhandler(psycopg.Error)
     def unreachable(error: Exception) -> Response:
-        log.warning("database_unavailable reason=%s", str(error).strip())
+        log("database_unavailable", reason=error)
         return Problem(503, "the database cannot be reached just now, try again").response()
 
 

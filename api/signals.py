@@ -6,7 +6,6 @@ A web process tells all others, and itself, by NOTIFY on a channel of their own;
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from sql.database import query
+from sql.log import Log
 
-log = logging.getLogger("shoptalk.api")
+log = Log("api")
 
 CHANNEL = "chat_event"
 NAMES = frozenset({"typing", "read", "delivered", "presence", "change"})
@@ -109,4 +109,4 @@ class Announcer:
                     with self._engine.connect() as connection:
                         connection.execute(query("announce"), {"events": json.dumps(batch)})
                 except sa.exc.SQLAlchemyError as error:
-                    log.warning("signals_lost count=%d reason=%s", len(batch), str(error).splitlines()[0])
+                    log("signals_lost", signals=len(batch), reason=error)

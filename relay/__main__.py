@@ -11,21 +11,24 @@ import sys
 import psycopg
 
 from relay.relay import Relay
+from sql.log import Log, configure
+from sql.metrics import serve
 from sql.schema import WrongSchema, check_version
 from sql.settings import BadSetting, Settings
 
-log = logging.getLogger("shoptalk.relay")
+log = Log("relay")
 
 
 async def run(settings: Settings) -> None:
     """Runs one relay until a signal ends it."""
     relay = Relay(settings)
+    serve(settings.relay_metrics, settings.api_keys)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, relay.stop)
-    log.info("started")
+    log("started")
     await relay.run()
-    log.info("stopped")
+    log("stopped")
 
 
 def insist_on_extras(settings: Settings) -> None:
@@ -36,10 +39,10 @@ def insist_on_extras(settings: Settings) -> None:
 
 def main() -> None:
     """Runs one relay in the foreground."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     for noisy in ("aio_pika", "aiormq"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what goes wrong there is logged here, in one line
     try:
+        configure()
         settings = Settings.from_environment()
         insist_on_extras(settings)
         check_version(settings.database_url)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,9 +18,11 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from relay.database import Database, Row
+from relay.metrics import DELIVERIES, DELIVERY_SECONDS, LEASES_LOST
 from sql.database import query
+from sql.log import Log
 
-log = logging.getLogger("shoptalk.relay")
+log = Log("relay")
 
 LEASE_SECONDS = 6.0  # how long a killed relay's channels wait for the next relay
 RENEW_SECONDS = 2.0
@@ -178,7 +179,8 @@ class Channel:
             except sa.exc.SQLAlchemyError:
                 pass  # the relay's own loop logs that the database is away
             except Exception:
-                log.exception("channel_failed channel=%s", self.name)  # ours to mend; the others go on meanwhile
+                # Ours to mend; the others go on meanwhile.
+                log("channel_failed", traceback=True, store_id=self.store_id, channel=self.name)
             if wait is not None:
                 self.caught_up = False
                 self._work.set()
@@ -204,7 +206,8 @@ class Channel:
             await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
-            log.warning("lease_lost channel=%s", self.name)
+            LEASES_LOST.inc()
+            log("lease_lost", store_id=self.store_id, channel=self.name)
             return 0.0
         finally:
             for task in (working, keeping):
@@ -259,7 +262,7 @@ class Channel:
                 query("read_requeued"), channel_id=self.channel_id, page=self._far_side.batch
             )
             if chats:
-                await self._settle(lease, await self._far_side.deliver(chats, self._attempts), chats, 0)
+                await self._settle(lease, await self._deliver(chats), chats, 0)
                 return True
             self._requeued = False
         until = min(self._seen + WINDOW, self._tail.position)
@@ -273,9 +276,13 @@ class Channel:
             until = chats[-1].position
         if chats:
             undelivered = [chat for chat in chats if chat.position not in self._beyond]
-            await self._settle(lease, await self._far_side.deliver(undelivered, self._attempts), chats, until)
+            await self._settle(lease, await self._deliver(undelivered), chats, until)
         self._seen = until
         return True
+
+    async def _deliver(self, chats: Sequence[Row]) -> Outcome:
+        with DELIVERY_SECONDS.time():
+            return await self._far_side.deliver(chats, self._attempts)
 
     async def _settle(self, lease: Row, outcome: Outcome, chats: Sequence[Row], upto: int) -> None:
         """Moves the cursor over what is done. Raises Trouble where there was some, or the lease is lost."""
@@ -309,8 +316,14 @@ class Channel:
         )
         if row is None or not row[0]:
             raise Trouble("the lease is lost", 0)
-        if outcome.refused:
-            log.warning("refused channel=%s chats=%d", self.name, len(outcome.refused))
+        DELIVERIES.labels("delivered").inc(len(outcome.done))
+        DELIVERIES.labels("refused").inc(len(outcome.refused))
+        for chat in chats:
+            if chat.position in outcome.refused:
+                log(
+                    "chat_refused", store_id=self.store_id, channel=self.name, chat_id=chat.chat_id,
+                    conversation_id=chat.conversation_id, seq=chat.seq, reason=outcome.refused[chat.position],
+                )  # fmt: skip
         if outcome.trouble is not None:
             self._seen = max(self._seen, upto)
             raise outcome.trouble
@@ -320,9 +333,10 @@ class Channel:
         seconds = self._far_side.backoff_seconds(self._attempts)
         disable = trouble.disable or seconds is None
         seconds = max(seconds or 0.0, 0.0) if trouble.retry_seconds is None else trouble.retry_seconds
-        log.warning(
-            "delivery_failed channel=%s attempts=%d next_seconds=%.1f disabled=%s reason=%s",
-            self.name, self._attempts + 1, seconds, disable, trouble,
+        DELIVERIES.labels("failed").inc()
+        log(
+            "delivery_failed", store_id=self.store_id, channel=self.name, attempts=self._attempts + 1,
+            next_seconds=seconds, disabled=disable, reason=trouble,
         )  # fmt: skip
         await self._database.rows(
             query("put_off_channel"),

@@ -11,6 +11,7 @@ import psycopg
 import sqlalchemy as sa
 
 from sql.database import connect_async, make_engine
+from sql.metrics import listener_is_lost, listener_is_up
 
 CONNECTIONS = 4  # and as many threads: a statement never waits for a connection
 
@@ -56,6 +57,7 @@ class Ear:
         wanted, began = set(names), False
         if self._connection is None or self._connection.closed:
             self._connection, self._hears = await connect_async(self._database_url, "shoptalk relay ear"), set()
+            listener_is_up("ear")
         for name in wanted - self._hears:
             await self._connection.execute(psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(name)))
             began = True
@@ -67,7 +69,11 @@ class Ear:
     async def wait(self, seconds: float) -> set[str]:
         """What was rung for, as soon as something is; empty after so long. Raises psycopg.Error."""
         assert self._connection is not None
-        return {note.channel async for note in self._connection.notifies(timeout=seconds, stop_after=1)}
+        try:
+            return {note.channel async for note in self._connection.notifies(timeout=seconds, stop_after=1)}
+        except psycopg.Error:
+            listener_is_lost("ear")
+            raise
 
     async def close(self) -> None:
         """Ends the connection."""

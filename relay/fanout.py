@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +21,10 @@ from relay.channels import Trouble
 from relay.database import Database
 from sql.database import connect_async, query
 from sql.fanout import EXCHANGE
+from sql.log import Log
 from sql.shapes import sent_chat
 
-log = logging.getLogger("shoptalk.relay")
+log = Log("relay")
 
 PAGE = 500  # chats a message
 BEAT_SECONDS = 1.0  # without chats, so often is said how far the log is
@@ -49,7 +49,7 @@ class Fanout:
                     await self._stand_by(ear)
                     await self._publish_from(ear)
             except (psycopg.Error, sa.exc.SQLAlchemyError, Trouble) as error:
-                log.warning("fanout_lost reason=%s", str(error).strip().splitlines()[0])
+                log("fanout_lost", reason=error)
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _stand_by(self, ear: psycopg.AsyncConnection[Any]) -> None:
@@ -70,7 +70,7 @@ class Fanout:
             await ear.execute("listen chat_event")
             bounds = await self._database.one(query("log_bounds"))
             self._position = bounds.latest if bounds else 0
-            log.info("fanout_began position=%d", self._position)
+            log("fanout_began", position=self._position)
             while True:
                 heard = [note async for note in ear.notifies(timeout=BEAT_SECONDS, stop_after=1)]
                 if not heard or any(note.channel == "chat_sent" for note in heard):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +21,9 @@ from relay.channels import Trouble, backoff_seconds
 from relay.database import Database, Row
 from sql.database import query
 from sql.fields import ChatIn, field_error
+from sql.log import Log
 
-log = logging.getLogger("shoptalk.relay")
+log = Log("relay")
 
 QUEUE = "shoptalk.inbound"
 DEAD = "shoptalk.dead"  # the exchange of what was refused, and the queue that is bound to it
@@ -70,9 +70,9 @@ class Inbound:
                 attempts = 0
                 await self._read()
             except Trouble as error:
-                log.warning("inbound_lost reason=%s", error)
+                log("inbound_lost", reason=error)
             except Exception:
-                log.exception("inbound_failed")  # ours to mend; what goes out goes on meanwhile
+                log("inbound_failed", traceback=True)  # ours to mend; what goes out goes on meanwhile
             finally:
                 if connection is not None:
                     await disconnect(connection)
@@ -174,7 +174,7 @@ class Inbound:
             try:
                 return await self._database.rows(query("enqueue_from_amqp"), **values)
             except sa.exc.SQLAlchemyError as error:
-                log.warning("inbound_waits chats=%d reason=%s", len(chats), str(error).strip().splitlines()[0])
+                log("inbound_waits", chats=len(chats), reason=error)
                 await asyncio.sleep(DATABASE_PAUSE_SECONDS)
 
     async def _tell_held(self, rows: list[Row]) -> None:
@@ -192,13 +192,11 @@ class Inbound:
             try:
                 await self._database.rows(query("announce"), events=json.dumps(events))
             except sa.exc.SQLAlchemyError as error:
-                log.warning("signals_lost count=%d reason=%s", len(events), str(error).strip().splitlines()[0])
+                log("signals_lost", signals=len(events), reason=error)
 
     async def _put_aside(self, message: AbstractIncomingMessage, refusal: Refusal) -> None:
         """Publishes it among the dead letters, as it came, and waits for the confirm. Raises Trouble."""
-        log.warning(
-            "inbound_refused message=%s status=%d reason=%s", message.message_id, refusal.status, refusal.reason
-        )
+        log("inbound_refused", message=message.message_id, status=refusal.status, reason=refusal.reason)
         copy = aio_pika.Message(
             message.body,
             content_type=message.content_type,

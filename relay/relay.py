@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import time
@@ -14,9 +13,11 @@ import sqlalchemy as sa
 from relay.channels import Channel, FarSide, Tail
 from relay.database import Database, Ear, Row
 from sql.database import query
+from sql.log import Log
+from sql.metrics import DATABASE_TROUBLES
 from sql.settings import Settings
 
-log = logging.getLogger("shoptalk.relay")
+log = Log("relay")
 
 POLL_SECONDS = 5.0  # the floor under NOTIFY
 REFRESH_SECONDS = 30.0  # and under its word that channels have changed
@@ -66,7 +67,8 @@ class Relay:
             try:
                 await self._step()
             except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
-                log.warning("database_trouble reason=%s", str(error).strip().splitlines()[0])
+                log("database_trouble", reason=error)
+                DATABASE_TROUBLES.inc()
                 self._refresh_at = 0.0
                 await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -148,7 +150,7 @@ class Relay:
                 task.cancel()
             for problem in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(problem, Exception):
-                    log.error("channel_ended reason=%r", problem)
+                    log("channel_ended", reason=repr(problem))
 
     async def _tidy(self) -> None:
         """Moves idle channels' cursors up, so that a relay that starts need not read so far back; forgets the old."""

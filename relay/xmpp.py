@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +19,11 @@ from relay.xmpp_link import Link
 from sql.database import query
 from sql.fields import LARGEST_CHAT_ID
 from sql.jid import bare_jid
+from sql.log import Log
 from sql.settings import XmppComponent
 from sql.shapes import instant
 
-log = logging.getLogger("shoptalk.relay")
+log = Log("relay")
 
 BATCH = 50  # chats before a ping, and so the most that a cut connection repeats
 IDLE_SECONDS = 30.0  # between pings while there is nothing to send
@@ -58,7 +58,7 @@ class Xmpp:
         """Connects; from then on messages come in too."""
         self._link = link = Link(self._component, self._take)
         await link.up()
-        log.info("connected component=%s", self._component.jid)
+        log("connected", component=self._component.jid)
 
     async def close(self) -> None:
         """Takes in what has come, and ends the stream."""

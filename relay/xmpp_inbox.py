@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,8 +19,9 @@ from relay.xmpp_link import Link
 from sql.database import query
 from sql.fields import LARGEST_CHAT_ID, LARGEST_ID, Payload
 from sql.jid import bare_jid
+from sql.log import Log
 
-log = logging.getLogger("shoptalk.relay")
+log = Log("relay")
 
 MOST_WAITING = 1000  # messages on their way into the database; more are told to come again
 AT_ONCE = 2  # of the relay's connections, so that the lease is renewed whatever comes in
@@ -92,9 +92,10 @@ class Inbox:
                     await asyncio.wait({before})
                 await work()
             except (sa.exc.SQLAlchemyError, Trouble) as error:
-                log.warning("message_trouble reason=%s", str(error).splitlines()[0])
+                log("message_trouble", conversation_id=conversation_id, reason=error)
             except Exception:
-                log.exception("message_failed")  # ours to mend; the others are taken in meanwhile
+                # Ours to mend; the others are taken in meanwhile.
+                log("message_failed", traceback=True, conversation_id=conversation_id)
             finally:
                 self._waiting -= 1
                 if self._last.get(conversation_id) is task:
@@ -145,7 +146,7 @@ class Inbox:
             cause = error.orig if isinstance(error, sa.exc.DBAPIError) else None
             if isinstance(cause, psycopg.Error) and cause.sqlstate in ANSWERS:
                 raise No(*ANSWERS[cause.sqlstate], str(cause.diag.message_primary)) from None
-            log.warning("message_not_taken reason=%s", str(cause or error).splitlines()[0])
+            log("message_not_taken", conversation_id=conversation_id, reason=cause or error)
             raise No("wait", "resource-constraint", "not just now, try again") from None
 
     async def drain(self, seconds: float) -> None:

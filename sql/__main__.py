@@ -3,17 +3,17 @@
 Past a pooler, where there is one: the lock that keeps two installations apart is a session's.
 """
 
-import logging
 import sys
 
 import psycopg
 
 from sql.keys import insist_on_keys
+from sql.log import configure
 from sql.schema import WrongSchema, prepare
 from sql.settings import BadSetting, Settings
 
-logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
 try:
+    configure()
     settings = Settings.from_environment()
     prepare(settings.direct_url)
     insist_on_keys(settings)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.resources
-import logging
 import time
 
 import psycopg
 
 from sql.database import connect
+from sql.log import Log
 
-log = logging.getLogger("shoptalk.schema")
+log = Log("schema")
 
 VERSION = 1  # what schema.sql writes into schema_version
 OLDEST_SERVER = 150000
@@ -34,7 +34,7 @@ def prepare(database_url: str, patience_seconds: float = 60) -> None:
         if installed_version(connection) is None:
             with connection.transaction():
                 connection.execute(importlib.resources.files("sql").joinpath("schema.sql").read_bytes())
-            log.info("schema installed version=%d", VERSION)
+            log("schema_installed", version=VERSION)
     check_version(database_url)
 
 
@@ -66,5 +66,5 @@ def _connect_patiently(database_url: str, seconds: float) -> psycopg.Connection[
         except psycopg.OperationalError as error:
             if time.monotonic() > deadline:
                 raise
-            log.warning("waiting for the database: %s", error)
+            log("waiting_for_database", reason=error)
             time.sleep(1)

@@ -57,6 +57,8 @@ class Settings:
     xmpp_component: XmppComponent | None = None  # None: no XMPP
     amqp_urls: tuple[str, ...] = ()  # of the RabbitMQ that chats go to and come from, one for each of its nodes
     fanout: str = "postgres"  # how new chats come to the web processes: by LISTEN, or "amqp"
+    worker_metrics: tuple[str, int] | None = None  # host and port where a worker serves /metrics; None: nowhere
+    relay_metrics: tuple[str, int] | None = None  # and a relay
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -93,6 +95,8 @@ class Settings:
             xmpp_component=_xmpp_component(environ.get("XMPP_COMPONENT", "")),
             amqp_urls=_amqp_urls(environ.get("AMQP_URL", "")),
             fanout=_fanout(environ.get("FANOUT") or cls.fanout, environ.get("AMQP_URL", "")),
+            worker_metrics=_metrics("SHOPTALK_WORKER_METRICS", environ.get("SHOPTALK_WORKER_METRICS", ""), environ),
+            relay_metrics=_metrics("SHOPTALK_RELAY_METRICS", environ.get("SHOPTALK_RELAY_METRICS", ""), environ),
         )
 
     @property
@@ -177,6 +181,19 @@ def _amqp_urls(text: str) -> tuple[str, ...]:
     if urls and importlib.util.find_spec("aio_pika") is None:
         raise BadSetting("AMQP_URL needs what is not installed: pip install 'shoptalk[amqp]'")
     return urls
+
+
+def _metrics(name: str, text: str, environ: Mapping[str, str]) -> tuple[str, int] | None:
+    """Of `9101` or `10.0.0.5:9101` or `[::1]:9101`. What other machines reach asks for a key: there has to be one."""
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]") or "127.0.0.1"
+    if not _is_loopback(host) and not environ.get("SHOPTALK_API_KEYS"):
+        raise BadSetting(
+            f"{name}={text} can be read by other machines: set SHOPTALK_API_KEYS, which are then asked for"
+        )
+    return host, _number(name, port)
 
 
 def _timezone(name: str) -> str:

@@ -398,3 +398,76 @@ def test_the_example_settings_are_settings() -> None:
     assert psycopg.conninfo.conninfo_to_dict(settings.direct_url)["port"] == "5432"
     readme = (ROOT / "README.md").read_text()
     assert not {name for name in (line.split("=", 1)[0] for line in lines) if f"`{name}`" not in readme}
+
+
+# Prometheus --------------------------------------------------------------------------------------------
+
+
+def test_promtool_accepts_the_alerts_and_the_configuration(tmp_path: Path) -> None:
+    promtool = program("promtool")
+    subprocess.run([promtool, "check", "rules", str(DEPLOY / "alerts.yml")], check=True, capture_output=True)
+    (tmp_path / "shoptalk.key").write_text(KEY)
+    (tmp_path / "shoptalk-alerts.yml").write_text((DEPLOY / "alerts.yml").read_text())
+    config = rendered("prometheus.yml", tmp_path, {"/etc/prometheus/": f"{tmp_path}/"})
+    subprocess.run([promtool, "check", "config", str(config)], check=True, capture_output=True)
+
+
+WAKES = {
+    "ShoptalkNoWorker": (
+        {"shoptalk_queue_sample_age_seconds": "10+30x20"},
+        {"shoptalk_queue_sample_age_seconds": "10x20"},
+    ),
+    "ShoptalkQueueStuck": (
+        {'shoptalk_queue_oldest_seconds{state="queued"}': "61+60x20"},
+        {
+            'shoptalk_queue_oldest_seconds{state="queued"}': "3x20",
+            'shoptalk_queue_oldest_seconds{state="held"}': "9000x20",
+        },
+    ),
+    "ShoptalkErrors": (
+        {
+            'shoptalk_http_request_seconds_count{status="503"}': "0+10x20",
+            'shoptalk_http_request_seconds_count{status="200"}': "0+100x20",
+        },
+        {
+            'shoptalk_http_request_seconds_count{status="404"}': "0+10x20",
+            'shoptalk_http_request_seconds_count{status="200"}': "0+100x20",
+        },
+    ),
+    "ShoptalkSlowSending": (
+        {
+            'shoptalk_enqueue_to_sent_seconds_bucket{lane="live",le="5.0"}': "0+10x20",
+            'shoptalk_enqueue_to_sent_seconds_bucket{lane="live",le="10.0"}': "0+20x20",
+            'shoptalk_enqueue_to_sent_seconds_bucket{lane="live",le="+Inf"}': "0+20x20",
+        },
+        {
+            'shoptalk_enqueue_to_sent_seconds_bucket{lane="live",le="5.0"}': "0+20x20",
+            'shoptalk_enqueue_to_sent_seconds_bucket{lane="live",le="+Inf"}': "0+20x20",
+            'shoptalk_enqueue_to_sent_seconds_bucket{lane="held",le="+Inf"}': "0+20x20",
+        },
+    ),
+}  # fmt: skip
+
+
+def test_an_alert_wakes_for_what_it_is_there_for_and_for_nothing_else(tmp_path: Path) -> None:
+    cases = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)',
+                    "eval_time": "15m",
+                    "exp_samples": [{"labels": "{}", "value": fires}],
+                }
+            ],
+        }
+        for alert, (bad, good) in WAKES.items()
+        for series, fires in ((bad, 1), (good, 0))
+    ]
+    path = tmp_path / "test.yml"  # JSON is YAML
+    path.write_text(
+        json.dumps({"rule_files": [str(DEPLOY / "alerts.yml")], "evaluation_interval": "1m", "tests": cases})
+    )
+    tested = subprocess.run([program("promtool"), "test", "rules", str(path)], capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr

@@ -113,8 +113,10 @@ def test_held_chats_keep_their_order_below_and_above_the_floor(shop: Connection)
     for turn in range(60):
         if turn % 3 == 0:
             enqueue(shop, 100 + turn % 20, operator=2)
-        claimed, _, _, live, *held, below = shop.execute(
-            "select * from send_chats(%s, %s, %s, %s, %s)", [10, *floor]
+        claimed, live, *held, below = shop.execute(
+            "select claimed, live_until, held_until, held_until_seq, held_until_conversation, below_floor"
+            " from send_chats(%s, %s, %s, %s, %s)",
+            [10, *floor],
         ).fetchone()
         found = [live or floor[0], *(floor[1:] if held[0] is None else held)]
         floor = start if below or not claimed else found

@@ -185,7 +185,7 @@ def test_a_chat_that_cannot_be_sent_becomes_a_dead_letter_and_the_rest_goes_on(
     enqueue(shop, 8, "good")
     # Four failures ago: the fifth comes now, without waiting for the backoff.
     shop.execute("insert into chat_failures select chat_id, 4, 'x', now() from chats where payload = 'bad'")
-    start("worker", DATABASE_URL=database).expect("sending_failed")
+    start("worker", DATABASE_URL=database).expect("chat_failed")
     eventually(lambda: states(shop) == ["failed", "sent"])
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 
 import psycopg
 
+from sql.log import Log, configure
+from sql.metrics import serve
 from sql.schema import WrongSchema, check_version
 from sql.settings import BadSetting, Settings
 from worker.consumer import Consumer
 from worker.schedule import Schedule
 
-log = logging.getLogger("shoptalk.worker")
+log = Log("worker")
 
 
 def main() -> None:
     """Runs one worker in the foreground."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
     try:
+        configure()
         settings = Settings.from_environment()
         check_version(settings.database_url)
     except (BadSetting, WrongSchema, psycopg.Error) as error:
@@ -30,10 +30,11 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: consumer.stop())
     schedule.start()
-    log.info("started")
+    serve(settings.worker_metrics, settings.api_keys)
+    log("started")
     consumer.run()
     schedule.stop()
-    log.info("stopped")
+    log("stopped")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import time
@@ -11,8 +10,10 @@ from typing import Any
 import psycopg
 
 from sql.database import connect, query
+from sql.log import Log
+from sql.metrics import listener_is_lost, listener_is_up
 
-log = logging.getLogger("shoptalk.worker")
+log = Log("worker")
 
 # A busy worker leaves the bell alone, so that producers need not ring (a NOTIFY costs them two thirds of
 # their speed), and looks by itself this often until nothing has come for this long. Busy it is when it was rung
@@ -111,7 +112,8 @@ class Bell:
             self._connection.add_notify_handler(self._on_notify)
             self._connection.execute("listen chat_queued")
             self._last_ring = time.monotonic()
-            log.info("listening")
+            log("listening")
+            listener_is_up("bell")
         return self._connection
 
     def _on_notify(self, _: object) -> None:
@@ -146,7 +148,8 @@ class Bell:
             pass
 
     def _lost(self, error: psycopg.Error) -> None:
-        log.warning("listener_lost reason=%s", str(error).strip())
+        log("listener_lost", reason=error)
+        listener_is_lost("bell")
         self.close()
         self._connection = None
         self._armed = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -11,10 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from sql.database import make_engine, query
+from sql.log import Log
+from sql.metrics import DATABASE_TROUBLES
 from sql.settings import Settings
 from worker.bell import Bell
+from worker.metrics import FAILURES, STANDING_BY, count_batch
 
-log = logging.getLogger("shoptalk.worker")
+log = Log("worker")
 
 # Chats a transaction. Measured: smaller is slower, larger makes the next chat wait for the commit. So it grows only
 # while a backlog of live chats fills it, when waiting is what all do; and it shrinks where a flood of held chats is
@@ -93,11 +95,13 @@ class Consumer:
             floor |= look.start
         with self._engine.connect() as connection:
             report = connection.execute(query("send_chats"), {"batch_size": self._batch_size, **floor}).one()
+        STANDING_BY.set(report.claimed is None)
         if report.claimed is None:
             return None
-        if report.failed:
-            log.warning("sending_failed chats=%d", report.failed)
         took = time.monotonic() - started
+        count_batch(report, took)
+        for failure in report.failures or ():
+            _tell_failure(**failure)
         for look in looks:
             look.done(took)
         self._most = min(2 * self._most, LARGEST_BATCH_SIZE)
@@ -136,5 +140,11 @@ class Consumer:
     def _trouble(self, error: Exception) -> None:
         self._floor = LIVE_START | HELD_START
         self._batch_size = self._most = max(1, self._batch_size // 8)
-        log.warning("database_trouble reason=%s", str(error).splitlines()[0])
+        log("database_trouble", reason=error)
+        DATABASE_TROUBLES.inc()
         self._stopping.wait(TROUBLE_PAUSE_SECONDS)
+
+
+def _tell_failure(dead: bool, **chat: Any) -> None:
+    log("chat_failed" if dead else "sending_failed", **chat)
+    FAILURES.labels("dead_letter" if dead else "retry").inc()

@@ -7,14 +7,15 @@ what its store has closed on. So a run that is missed, late, doubled or done by 
 from __future__ import annotations
 
 import datetime as dt
-import logging
 
 import sqlalchemy as sa
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from sql.database import make_engine, query
+from sql.log import Log
+from worker.metrics import HOURS_KEPT
 
-log = logging.getLogger("shoptalk.worker")
+log = Log("worker")
 
 CHECK_SECONDS = 60
 SAMPLE_SECONDS = 30  # as long as one row of queue_samples is for
@@ -46,15 +47,16 @@ class Schedule:
             with self._engine.connect() as connection:
                 connection.execute(query("sample_queue"))
         except sa.exc.SQLAlchemyError as error:
-            log.warning("sampling_failed reason=%s", str(error).splitlines()[0])
+            log("sampling_failed", reason=error)
 
     def _keep_hours(self) -> None:
         try:
             with self._engine.connect() as connection:
                 seconds = connection.execute(query("keep_hours")).scalar_one()
         except sa.exc.SQLAlchemyError as error:
-            log.warning("keeping_hours_failed reason=%s", str(error).splitlines()[0])
+            log("keeping_hours_failed", reason=error)
             return
+        HOURS_KEPT.set_to_current_time()
         # The database's clock says how long; this machine's only measures it.
         if seconds < CHECK_SECONDS:
             at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)

@@ -1,0 +1,62 @@
+// Sends a chat and follows its conversation, with what Node 18 has. Usage: node chat.mjs TEXT [COUNT]
+//
+// SHOPTALK_URL and SHOPTALK_KEY say where and who. Prints COUNT chats (1 unless told otherwise), from the first on.
+
+const { SHOPTALK_URL: url = "http://localhost:8000", SHOPTALK_KEY: key, CONVERSATION: conversationId = "7" } = process.env;
+const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+const seconds = (number) => new Promise((resolve) => setTimeout(resolve, number * 1000));
+
+// What the API answers. Comes again while it is away: with an id of ours, a repeat is accepted once.
+async function call(method, path, body) {
+  for (;;) {
+    let wait = 1;
+    try {
+      const answer = await fetch(url + path, { method, headers, body: JSON.stringify(body) });
+      const data = await answer.json();
+      if (answer.ok) return data;
+      if (answer.status !== 429 && answer.status !== 503) throw new RangeError(data.detail);
+      wait = Number(answer.headers.get("Retry-After") ?? 1);
+    } catch (error) {
+      if (error instanceof RangeError) throw error;
+    }
+    await seconds(wait);
+  }
+}
+
+// The conversation's chats from the first on, as they are sent. Comes back by its cursor, whatever is cut.
+async function* follow() {
+  let cursor = "0";
+  for (;;) {
+    try {
+      const answer = await fetch(`${url}/v1/stream?conversation_id=${conversationId}`, {
+        headers: { ...headers, "Last-Event-ID": cursor },
+      });
+      let text = "";
+      for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
+        const events = (text + part).split("\n\n");
+        text = events.pop();
+        for (const event of events) {
+          const fields = Object.fromEntries(event.split("\n").map((line) => line.split(/: ?(.*)/s, 2)));
+          cursor = fields.id ?? cursor;
+          if (fields.event === "chat") yield JSON.parse(fields.data);
+        }
+      }
+    } catch {
+      // cut: on to the next
+    }
+    await seconds(1);
+  }
+}
+
+const [text, count = "1"] = process.argv.slice(2);
+await call("POST", "/v1/clients", { client_id: 1, username: "Ann", location: "Oslo" });
+await call("POST", "/v1/operators", { operator_id: 1, operator_name: "Olga", operator_group: "day", store_id: 1 });
+await call("POST", "/v1/chats", {
+  chat_id: 2 ** 52 + Math.floor(Math.random() * 2 ** 52), // of ours, so that it may be repeated
+  conversation_id: Number(conversationId), client_id: 1, operator_id: 1, payload: text,
+});
+let number = 0;
+for await (const chat of follow()) {
+  console.log(chat.seq, chat.sender, chat.payload);
+  if (++number === Number(count)) process.exit();
+}
