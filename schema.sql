@@ -1,4 +1,5 @@
--- The database as it is today: the only DDL, readable from top to bottom.
+-- The database as it is today, readable from top to bottom. Older databases become it by sql/migrations: what is
+-- changed here gets a migration there.
 --
 -- The life of a chat:  enqueue_chat()  ->  chats + chat_queue  ->  send_chats()  ->  sent_log
 --
