@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 import psycopg
 
-from cli import clients, hours, keys, queue, status, upgrade
+from cli import clients, hours, keys, prune, queue, status, upgrade
 from cli.session import Refused, Unreachable
 from embedded.programs import Unusable
 
@@ -32,7 +32,7 @@ def shoptalk() -> None:
     """Look into Shoptalk, and work it."""
 
 
-for module in (status, queue, hours, clients, keys, upgrade):
+for module in (status, queue, hours, clients, prune, keys, upgrade):
     for verb in module.VERBS:
         shoptalk.add_command(verb)
 

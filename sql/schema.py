@@ -12,7 +12,7 @@ from sql.database import connect
 
 log = logging.getLogger("shoptalk.schema")
 
-VERSION = 1  # what schema.sql writes into schema_version
+VERSION = 2  # what schema.sql writes into schema_version
 OLDEST_SERVER = 150000
 INSTALL_LOCK = 7310579100
 
