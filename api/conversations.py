@@ -108,9 +108,9 @@ def _whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.
     database = engine()
     with database.connect() as connection:
         first = _page(connection, number, 0, PAGE)
-    if not first:  # a conversation begins with its first chat
-        raise Problem(404, NO_SUCH_CONVERSATION)
     members = ("conversation_id", "store_id", "operator_id", "client_id", "operator_group")
+    if not first:  # there is none, or all its chats are pruned
+        return *_emptied(number, members), iter(())
     head = {name: getattr(first[0], name) for name in members}
 
     def pages() -> Iterator[list[sa.Row[Any]]]:
@@ -123,6 +123,17 @@ def _whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.
                 page = _page(connection, number, page[-1].seq, PAGE)
 
     return head, first[0].cursor, pages()
+
+
+def _emptied(number: int, members: tuple[str, ...]) -> tuple[dict[str, Any], int]:
+    """The members of a conversation that has no chats any more, and the cursor. Raises Problem 404."""
+    c = conversations_table.c
+    with engine().connect() as connection:
+        cursor = connection.execute(query("log_bounds")).one().latest
+        row = connection.execute(sa.select(*(c[name] for name in members)).where(c.conversation_id == number)).first()
+    if row is None:
+        raise Problem(404, NO_SUCH_CONVERSATION)
+    return row._asdict(), cursor
 
 
 def _streamed(before: str, head: dict[str, Any], pages: Iterator[list[sa.Row[Any]]], after: str) -> Response:

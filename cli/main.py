@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 import psycopg
 
-from cli import clients, doctor, hours, keys, queue, status
+from cli import clients, doctor, hours, keys, prune, queue, status, upgrade
 from cli.output import without_passwords
 from cli.session import Refused, Unreachable
 from embedded.programs import Unusable
@@ -33,7 +33,7 @@ def shoptalk() -> None:
     """Look into Shoptalk, and work it."""
 
 
-for module in (status, doctor, queue, hours, clients, keys):
+for module in (status, doctor, queue, hours, clients, prune, keys, upgrade):
     for verb in module.VERBS:
         shoptalk.add_command(verb)
 

@@ -18,7 +18,8 @@ def status(as_json: bool) -> None:
     """Show the queue as it is now.
 
     States (view queue_status), how long the oldest chat that may go has waited, when a worker last kept the queue's
-    history (each does, every 30 s), what is paused (view paused), and the channels that do not deliver.
+    history (each does, every 30 s), when the past was last pruned, what is paused (view paused), and the channels that
+    do not deliver.
     """
     with open_session() as session:
         found = _look(session)
@@ -29,6 +30,12 @@ def status(as_json: bool) -> None:
     click.echo()
     click.echo(f"oldest chat that may go: waits {found['oldest_seconds']:.1f} s")
     click.echo(f"last seen of a worker:   {said(found['worker_seen_at'])}")
+    pruned = found["pruned"]
+    if pruned["at"]:
+        click.echo(f"pruned to {pruned['days']} days:    {said(pruned['at'])}; the log begins at {pruned['earliest']}")
+    if pruned["held_by"]:
+        store = f" of store {pruned['store_id']}" if pruned["store_id"] else ""
+        click.echo(f"what is older is not pruned, because channel {pruned['held_by']}{store} has not delivered it")
     for paused in found["paused"]:
         waiting = counted(paused["waiting"], "chat")
         click.echo(f"paused: {paused['kind']} {paused['id']} since {said(paused['paused_at'])}, {waiting} waiting")
@@ -47,6 +54,7 @@ def _look(session: Session) -> dict[str, Any]:
         "oldest_seconds": session.one(query("queue_pressure"))["oldest_seconds"],
         "worker_seen_at": session.value(query("worker_seen")),
         "paused": session.rows(query("list_paused")),
+        "pruned": session.one(query("last_prune")),
         "channels": session.rows(query("troubled_channels")),
     }
 

@@ -1,4 +1,4 @@
-"""`python -m sql`: brings the database of DATABASE_URL up to date, or says why it cannot.
+"""`python -m sql`: installs the schema into the database of DATABASE_URL if it is empty, or says why it cannot be used.
 
 Past a pooler, where there is one: the lock that keeps two installations apart is a session's.
 """

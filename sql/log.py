@@ -22,6 +22,8 @@ EVENTS = {
     "started": (INFO, "The process works."),
     "stopped": (INFO, "It has ended as it was told to."),
     "schema_installed": (INFO, "The database was empty and has the schema now."),
+    "migrated": (INFO, "The schema is one version newer."),
+    "migration_put_off": (WARNING, "A table is in use; the migration is tried again after a while."),
     "waiting_for_database": (WARNING, "It cannot be reached; the process waits up to a minute before it gives up."),
     "database_trouble": (WARNING, "A statement failed, which says nothing about any chat; it is tried again."),
     "metrics_unavailable": (ERROR, "The port for the metrics cannot be had; the process goes on without them."),
@@ -32,6 +34,8 @@ EVENTS = {
     "chat_failed": (ERROR, "Sending it raised for the fifth time: a dead letter, see chat_failures."),
     "keeping_hours_failed": (WARNING, "The schedule's look at the stores' hours failed; the next is in a minute."),
     "sampling_failed": (WARNING, "The queue could not be sampled; the next is in 30 s."),
+    "pruned": (INFO, "What was sent or cancelled longer ago than SHOPTALK_KEEP_DAYS is gone."),
+    "pruning_failed": (WARNING, "Removing it failed; it is tried again in five minutes."),
     # Web.
     "database_unavailable": (WARNING, "A request was answered 503."),
     "feed_lost": (WARNING, "Web has lost its LISTEN connection or could not read the log; streams wait until it can."),

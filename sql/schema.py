@@ -12,7 +12,7 @@ from sql.log import Log
 
 log = Log("schema")
 
-VERSION = 1  # what schema.sql writes into schema_version
+VERSION = 2  # what schema.sql writes into schema_version
 OLDEST_SERVER = 150000
 INSTALL_LOCK = 7310579100
 
@@ -21,7 +21,7 @@ class WrongSchema(RuntimeError):
     """The database cannot be used by this program; the text says why and what to do."""
 
 
-def prepare(database_url: str, patience_seconds: float = 60) -> None:
+def prepare(database_url: str, patience_seconds: float = 60, oldest: int = VERSION) -> None:
     """Installs the schema into an empty database and checks the version otherwise.
 
     Any number of processes may call it at once. Waits for a server that is not up yet. Raises WrongSchema,
@@ -30,28 +30,42 @@ def prepare(database_url: str, patience_seconds: float = 60) -> None:
     with _connect_patiently(database_url, patience_seconds) as connection:
         if connection.info.server_version < OLDEST_SERVER:
             raise WrongSchema(f"PostgreSQL 15 or newer is needed, this is {connection.info.server_version // 10000}")
-        connection.execute("select pg_advisory_lock(%s)", [INSTALL_LOCK])
         if installed_version(connection) is None:
-            with connection.transaction():
-                connection.execute(importlib.resources.files("sql").joinpath("schema.sql").read_bytes())
-            log("schema_installed", version=VERSION)
-    check_version(database_url)
+            connection.execute("select pg_advisory_lock(%s)", [INSTALL_LOCK])
+            if installed_version(connection) is None:
+                with connection.transaction():
+                    connection.execute(importlib.resources.files("sql").joinpath("schema.sql").read_bytes())
+                log("schema_installed", version=VERSION)
+    check_version(database_url, oldest)
 
 
-def check_version(database_url: str) -> None:
-    """Raises WrongSchema unless the database has the schema version that this program was written for."""
-    with connect(database_url, "shoptalk schema") as connection:
-        version = installed_version(connection)
+def check_version(database_url: str, oldest: int = VERSION) -> None:
+    """Raises WrongSchema unless this program can work with the schema: its own version's, or the next one's.
+
+    The next one's too, because every migration leaves the programs of the version before it all that they use: so the
+    database is migrated first, while they run on, and they are replaced one by one. `oldest`: the oldest that will do.
+    """
+    version = version_of(database_url)
     if version is None:
         raise WrongSchema("the database has no schema yet: run `python -m sql`")
-    if version > VERSION:
+    if version < oldest:
+        raise WrongSchema(
+            f"the database has schema version {version}, this program needs {oldest}: run `shoptalk migrate`"
+        )
+    if version > VERSION + 1:
         raise WrongSchema(
             f"the database has schema version {version}, this program knows {VERSION}: run a newer release"
         )
 
 
+def version_of(database_url: str) -> int | None:
+    """The version of the database, or None where there is no schema."""
+    with connect(database_url, "shoptalk schema") as connection:
+        return installed_version(connection)
+
+
 def installed_version(connection: psycopg.Connection[tuple[object, ...]]) -> int | None:
-    """The version in the database, or None where there is no schema."""
+    """The same, by a connection that there is."""
     if connection.execute("select to_regclass('schema_version')").fetchone() == (None,):
         return None
     row = connection.execute("select version from schema_version").fetchone()

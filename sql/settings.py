@@ -54,6 +54,7 @@ class Settings:
     address_per_minute: int = 3000  # of one address that shows neither
     most_waiting: int = 0  # chats in the queue, held ones too, above which more are refused; 0: any number
     oldest_queued_seconds: int = 0  # how long a chat may wait to be sent before more are refused; 0: any time
+    keep_days: int = 0  # after which the worker removes what was sent or cancelled; 0: never
     xmpp_component: XmppComponent | None = None  # None: no XMPP
     amqp_urls: tuple[str, ...] = ()  # of the RabbitMQ that chats go to and come from, one for each of its nodes
     fanout: str = "postgres"  # how new chats come to the web processes: by LISTEN, or "amqp"
@@ -92,6 +93,7 @@ class Settings:
                 environ.get("SHOPTALK_OLDEST_QUEUED_SECONDS"),
                 cls.oldest_queued_seconds,
             ),
+            keep_days=_count("SHOPTALK_KEEP_DAYS", environ.get("SHOPTALK_KEEP_DAYS"), cls.keep_days),
             xmpp_component=_xmpp_component(environ.get("XMPP_COMPONENT", "")),
             amqp_urls=_amqp_urls(environ.get("AMQP_URL", "")),
             fanout=_fanout(environ.get("FANOUT") or cls.fanout, environ.get("AMQP_URL", "")),

@@ -82,7 +82,15 @@ def test_each_role_may_read_only_what_it_must(db: Connection, role: str) -> None
     if role == "worker":
         assert readable == {"schema_version"}
     if role == "relay":
-        assert readable == {"schema_version", "conversations", "chats", "sent_log", "channels", "channel_failures"}
+        assert readable == {
+            "schema_version",
+            "conversations",
+            "chats",
+            "sent_log",
+            "channels",
+            "channel_failures",
+            "pruned",
+        }
     if role == "web":
         assert readable & SECRETS == {"api_keys", "token_secrets"}
     if role == "inspector":

@@ -26,7 +26,7 @@ def main() -> None:
     except (BadSetting, WrongSchema, psycopg.Error) as error:
         sys.exit(f"shoptalk: {error}")
     consumer = Consumer(settings)
-    schedule = Schedule(settings.direct_url)
+    schedule = Schedule(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: consumer.stop())
     schedule.start()

@@ -3,12 +3,17 @@
 -- counted up to 100 in the last 200 sent. And the cursor with which a stream continues this very snapshot.
 --
 -- First the page, from the conversations alone; then, by key, only what the page shows. `limit 1` keeps the
--- planner from hashing whole tables because it misjudged the page.
+-- planner from hashing whole tables because it misjudged the page, `offset 0` from asking for the chats of
+-- conversations that the page does not come to. Whose chats are all pruned is not shown.
 with page as materialized (
-    select conversation_id, store_id, client_id, operator_id, operator_group, last_seq, last_chat_at
-      from conversations
-     where (operator_id = :operator_id or store_id = :store_id)
-       and (last_chat_at, conversation_id) < (cast(:before_at as timestamptz), :before_id)
+    select *
+      from (select conversation_id, store_id, client_id, operator_id, operator_group, last_seq, last_chat_at
+              from conversations
+             where (operator_id = :operator_id or store_id = :store_id)
+               and (last_chat_at, conversation_id) < (cast(:before_at as timestamptz), :before_id)
+             order by last_chat_at desc, conversation_id desc
+            offset 0) v
+     where (select true from chats where conversation_id = v.conversation_id limit 1)
      order by last_chat_at desc, conversation_id desc
      limit :page
 )
@@ -29,7 +34,7 @@ select p.*, k.username, o.operator_name, m.client as client_read, m.operator as 
                          order by seq desc limit 200) l
                   join lateral (select sender from chats
                                  where conversation_id = p.conversation_id and seq = l.seq limit 1) t on true) u on true
-  join lateral (select * from chats where conversation_id = p.conversation_id and seq = p.last_seq limit 1) c on true
+  join lateral (select * from chats where conversation_id = p.conversation_id order by seq desc limit 1) c on true
   join lateral (select state, release_at from chat_states
-                 where conversation_id = p.conversation_id and seq = p.last_seq limit 1) s on true
+                 where conversation_id = p.conversation_id and seq = c.seq limit 1) s on true
  order by p.last_chat_at desc, p.conversation_id desc
