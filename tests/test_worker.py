@@ -240,8 +240,8 @@ def test_a_restart_of_the_database_between_two_requests_costs_no_error(
         assert client.get("/readyz").status_code == 200
 
 
-def test_a_worker_refuses_a_schema_that_is_newer_than_it_knows(shop: Connection, database: str, start: Start) -> None:
-    shop.execute("update schema_version set version = version + 1")
+def test_a_worker_refuses_a_schema_that_is_newer_than_the_next(shop: Connection, database: str, start: Start) -> None:
+    shop.execute("update schema_version set version = version + 2")
     web = ["gunicorn", "-w1", "-c", "python:api.gunicorn_conf", "api.app:create_app()"]
     for command in (["worker"], ["sql"], web):
         process = start(*command, DATABASE_URL=database, PORT=str(free_port()))
