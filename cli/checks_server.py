@@ -29,9 +29,15 @@ def server(look: Look) -> Iterator[Finding]:
     if version is None:
         yield problem("the database has no schema of ours", "is DATABASE_URL the right one? Then: python -m sql")
     elif version != VERSION:
-        older = version < VERSION
-        yield problem(f"the database has schema version {version}, this program knows {VERSION}",
-                      "python -m sql" if older else "run the newer release that the schema is of")  # fmt: skip
+        text = f"the database has schema version {version}, this program knows {VERSION}"
+        newer = "run the newer release that the schema is of"
+        yield (
+            problem(text, "shoptalk migrate")
+            if version < VERSION
+            else warning(text + " and works with the next one too", newer)
+            if version == VERSION + 1
+            else problem(text, newer)
+        )
     if found["is_standby"]:
         yield problem("this is a standby: nothing can be written", "let DATABASE_URL lead to the primary")
     elif found["is_read_only"]:

@@ -354,13 +354,16 @@ def test_the_largest_list_fits_the_largest_body(shop_client: FlaskClient) -> Non
     assert [r["status"] for r in results] == [201] + [200] * 999
 
 
-def test_with_keys_set_nothing_but_probes_and_pages_answers_without_one(database: str, make_client: MakeClient) -> None:
+def test_with_keys_set_nothing_but_probes_pages_and_the_description_answers_without_one(
+    database: str, make_client: MakeClient
+) -> None:
     client = make_client(database, api_keys=("first", "second"))
     for rule in client.application.url_map.iter_rules():
         path = re.sub("<.*?>", "1", rule.rule)
         for method in rule.methods or ():
             status = client.open(path, method=method).status_code
-            assert (status == 401) == (rule.rule not in ("/healthz", "/readyz") and not is_page(rule.endpoint)), rule
+            open_ = rule.rule in ("/healthz", "/readyz", "/openapi.json") or is_page(rule.endpoint)
+            assert (status == 401) == (not open_), rule
     headers: Callable[[str], dict[str, str]] = lambda key: {"Authorization": f"Bearer {key}"}  # noqa: E731
     assert client.get("/v1/queue", headers=headers("second")).status_code == 200
     assert client.get("/v1/queue", headers=headers("secon")).status_code == 401

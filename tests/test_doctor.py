@@ -163,12 +163,19 @@ def test_warnings_are_no_failure_and_the_table_says_what_mends_them(
 # The way to the database ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("version", "says"), [(0, "python -m sql"), (99, "run the newer release")])
-def test_a_schema_of_another_version(well: Connection, doctor: Doctor, version: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "status", "says"),
+    [
+        (VERSION - 1, "problem", "shoptalk migrate"),
+        (VERSION + 1, "warning", "run the newer release"),
+        (VERSION + 2, "problem", "run the newer release"),
+    ],
+)
+def test_a_schema_of_another_version(well: Connection, doctor: Doctor, version: int, status: str, says: str) -> None:
     well.execute("update schema_version set version = %s", [version])
-    (found,) = doctor("server")
+    found = doctor("server")[0]
     well.execute("update schema_version set version = %s", [VERSION])
-    assert found["status"] == "problem"
+    assert found["status"] == status
     assert says in found["mend"]
 
 
@@ -283,7 +290,7 @@ def test_zones_that_the_server_and_this_machine_know_differently(
 
 def test_no_worker_and_a_worker_that_does_not_keep_the_hours(shop: Connection, database: str, doctor: Doctor) -> None:
     assert "none ever has" in doctor("worker")[0]["text"]
-    shop.execute("insert into queue_samples values (now() - interval '5 minutes', 0, 0, 0, 0)")
+    shop.execute("insert into queue_samples values (now() - interval '5 minutes', 0, 0, 0, 0, 0, null, null, '{}')")
     assert "no worker runs, last seen 20" in doctor("worker")[0]["text"]
     with psycopg.connect(database, application_name="shoptalk worker"):
         assert "connected, but has last kept the hours" in doctor("worker")[0]["text"]

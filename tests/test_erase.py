@@ -20,8 +20,8 @@ HARMLESS = {
     "api_keys.name", "api_keys.scopes", "channels.kind", "channels.leased_by", "channels.name", "channels.settings",
     "chats.sender", "conversations.operator_group", "delivered_marks.party", "inbound_messages.source",
     "operators.operator_group", "operators.operator_name", "operators.xmpp_jid", "presence.party", "presence.process",
-    "presence.scope", "read_marks.reader", "store_exceptions.name", "stores.away_notice", "stores.timezone",
-    "stores.urgent_for", "web_processes.process",
+    "presence.scope", "queue_samples.channels", "read_marks.reader", "store_exceptions.name", "stores.away_notice",
+    "stores.timezone", "stores.urgent_for", "web_processes.process",
 }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def api_schema(server: str, template: str, make_client: MakeClient) -> Iterator[
 
 
 # For a long run: SHOPTALK_EXAMPLES=2000 bin/test tests/test_openapi.py --timeout 0
-EXAMPLES = int(os.environ.get("SHOPTALK_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("SHOPTALK_EXAMPLES", "30"))
 SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
