@@ -8,6 +8,7 @@ import click
 
 from cli.output import as_json, examples, print_json
 from cli.session import Unreachable, reached
+from sql.log import Lines
 from sql.migrate import migrate as run_pending
 from sql.migrate import migrations, pending
 from sql.schema import WrongSchema, check_version, version_of
@@ -26,7 +27,9 @@ def migrate(dry_run: bool, as_json: bool) -> None:
 
     In SQL: psql -1 -f sql/migrations/0002_….sql, in order.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # on stderr: what it waits for
+    told = logging.StreamHandler()  # on stderr: what it waits for
+    told.setFormatter(Lines(as_json=False))
+    logging.basicConfig(level=logging.INFO, handlers=[told])
     with reached() as (_, direct_url):
         try:
             if dry_run:
