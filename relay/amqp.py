@@ -11,8 +11,8 @@ import aio_pika
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 
-from relay.broker import Broker, declare, describe, disconnect, trouble
-from relay.channels import Outcome, Refused, Trouble, backoff_seconds, in_conversation_order
+from relay.broker import Broker, broker_backoff_seconds, declare, describe, disconnect, trouble
+from relay.channels import Outcome, Refused, Trouble, in_conversation_order
 from relay.database import Database, Row
 from relay.inbound import Inbound
 from sql.database import query
@@ -21,7 +21,6 @@ from sql.shapes import sent_chat
 EXCHANGE = "shoptalk"
 WINDOW = 200  # chats on their way at once, each of another conversation
 CONFIRM_TIMEOUT_SECONDS = 30.0
-LONGEST_WAIT_SECONDS = 10.0
 REQUEUE_SECONDS = 60.0  # what no queue takes is tried again then: the queue may only be late
 
 
@@ -76,7 +75,7 @@ class Amqp:
 
     def backoff_seconds(self, attempts: int) -> float:
         """For ever: a broker comes back, and it is the shop's own."""
-        return min(backoff_seconds(attempts), LONGEST_WAIT_SECONDS)
+        return broker_backoff_seconds(attempts)
 
     async def deliver(self, chats: Sequence[Row], attempts: int) -> Outcome:
         """Publishes each chat and waits for the broker's word on it."""

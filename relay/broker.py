@@ -12,11 +12,13 @@ import aio_pika
 import aiormq.exceptions
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from relay.channels import Trouble
+from relay.channels import BACKOFF_SECONDS, Trouble
+from sql.backoff import backoff_seconds
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CLOSE_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 10.0  # a quorum queue without a leader takes a consumer and never says so
+LONGEST_WAIT_SECONDS = 10.0
 HEARTBEAT_SECONDS = 10  # a node that vanished without a word is given up after three
 
 
@@ -42,6 +44,11 @@ class Broker:
             except Trouble as error:
                 failure = error
         raise failure
+
+
+def broker_backoff_seconds(attempts: int) -> float:
+    """How long to leave the broker alone after so many failed attempts in a row; never long: it is the shop's own."""
+    return min(backoff_seconds(attempts, *BACKOFF_SECONDS), LONGEST_WAIT_SECONDS)
 
 
 async def disconnect(connection: AbstractConnection) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ LEASE_SECONDS = 6.0  # how long a killed relay's channels wait for the next rela
 RENEW_SECONDS = 2.0
 WINDOW = 20_000  # positions of the log that one read goes over
 DATABASE_PAUSE_SECONDS = 1.0
-BACKOFF_SECONDS = (0.5, 60.0)  # the first and the longest wait, doubling
+BACKOFF_SECONDS = (0.5, 60.0)  # the first and the longest wait, doubling; a far side may have its own
 
 
 class Trouble(Exception):
@@ -79,12 +78,6 @@ class FarSide(Protocol):
 
     def backoff_seconds(self, attempts: int) -> float | None:
         """How long to wait after so many failed attempts in a row; None: give up and disable the channel."""
-
-
-def backoff_seconds(attempts: int) -> float:
-    """Doubling, with jitter, so that many relays do not come back at once."""
-    first, longest = BACKOFF_SECONDS
-    return float(min(longest, first * 2 ** min(attempts, 20)) * random.uniform(0.5, 1))  # noqa: S311
 
 
 async def in_conversation_order(chats: Sequence[Row], send: Callable[[Row], Awaitable[None]], width: int) -> Outcome:

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from pydantic import ValidationError
 
-from relay.broker import Broker, declare, disconnect, trouble
-from relay.channels import Trouble, backoff_seconds
+from relay.broker import Broker, broker_backoff_seconds, declare, disconnect, trouble
+from relay.channels import Trouble
 from relay.database import Database, Row
 from sql.database import query
 from sql.fields import ChatIn, field_error
@@ -30,7 +30,6 @@ DEAD = "shoptalk.dead"  # the exchange of what was refused, and the queue that i
 PREFETCH = 100  # messages that may wait here, and the most that one statement takes
 LARGEST_BODY_BYTES = 65536
 DATABASE_PAUSE_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 10.0
 CONFIRM_TIMEOUT_SECONDS = 30.0
 
 # Replicated where there is a cluster; one reader at a time, so that the order in the queue is the order of
@@ -76,7 +75,7 @@ class Inbound:
             finally:
                 if connection is not None:
                     await disconnect(connection)
-            await asyncio.sleep(min(backoff_seconds(attempts), LONGEST_WAIT_SECONDS))
+            await asyncio.sleep(broker_backoff_seconds(attempts))
             attempts += 1
 
     async def _open(self, connection: AbstractConnection) -> None:

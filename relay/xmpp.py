@@ -12,10 +12,11 @@ from slixmpp import Message
 from slixmpp.jid import InvalidJID
 from slixmpp.xmlstream import ET
 
-from relay.channels import Outcome, Refused, Trouble, backoff_seconds
+from relay.channels import BACKOFF_SECONDS, Outcome, Refused, Trouble
 from relay.database import Database, Row
 from relay.xmpp_inbox import PREFIX, RECEIPTS, Inbox, conversation_of, number
 from relay.xmpp_link import Link
+from sql.backoff import backoff_seconds
 from sql.database import query
 from sql.fields import LARGEST_CHAT_ID
 from sql.jid import bare_jid
@@ -70,7 +71,7 @@ class Xmpp:
 
     def backoff_seconds(self, attempts: int) -> float:
         """Never gives up: it is the house's own server."""
-        return backoff_seconds(attempts)
+        return backoff_seconds(attempts, *BACKOFF_SECONDS)
 
     async def deliver(self, chats: Sequence[Row], attempts: int) -> Outcome:
         """Sends the chats and then a ping: its answer says that the server has them all.

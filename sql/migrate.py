@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
-import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
 
+from sql.backoff import backoff_seconds
 from sql.database import connect
 from sql.log import Log
 from sql.schema import INSTALL_LOCK, WrongSchema, installed_version, prepare
@@ -87,7 +87,6 @@ def _alone(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator[None]
 
 
 def _run_patiently(connection: psycopg.Connection[tuple[object, ...]], migration: Migration) -> None:
-    first, longest = BACKOFF_SECONDS
     for failed in range(TRIES):
         try:
             _run(connection, migration)
@@ -95,7 +94,7 @@ def _run_patiently(connection: psycopg.Connection[tuple[object, ...]], migration
         except BUSY as error:
             if failed == TRIES - 1:
                 raise
-            seconds = min(longest, first * 2**failed) * random.uniform(0.5, 1)  # noqa: S311  # not all at once
+            seconds = backoff_seconds(failed, *BACKOFF_SECONDS)
             log("migration_put_off", name=migration.name, seconds=seconds, reason=error)
             time.sleep(seconds)
     log("migrated", version=migration.version, name=migration.name)
