@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cli.examination import Finding, Look, ok, problem, unknown, warning
+from cli.examination import Finding, Look, graded, ok, problem, unknown, warning
 from cli.output import counted, said
 from sql.database import query
 from sql.schema import OLDEST_SERVER, VERSION
@@ -29,20 +29,22 @@ def server(look: Look) -> Iterator[Finding]:
     if version is None:
         yield problem("the database has no schema of ours", "is DATABASE_URL the right one? Then: python -m sql")
     elif version != VERSION:
-        text = f"the database has schema version {version}, this program knows {VERSION}"
-        newer = "run the newer release that the schema is of"
-        yield (
-            problem(text, "shoptalk migrate")
-            if version < VERSION
-            else warning(text + " and works with the next one too", newer)
-            if version == VERSION + 1
-            else problem(text, newer)
-        )
+        yield _other_version(version)
     if found["is_standby"]:
         yield problem("this is a standby: nothing can be written", "let DATABASE_URL lead to the primary")
     elif found["is_read_only"]:
         yield problem("transactions are read only here", "alter system reset default_transaction_read_only")
     yield ok(f"PostgreSQL {found['version']}, schema version {said(version)}")
+
+
+def _other_version(version: int) -> Finding:
+    text = f"the database has schema version {version}, this program knows {VERSION}"
+    if version < VERSION:
+        return problem(text, "shoptalk migrate")
+    newer = "run the newer release that the schema is of"
+    if version == VERSION + 1:
+        return warning(f"{text} and works with the next one too", newer)
+    return problem(text, newer)
 
 
 def snapshots(look: Look) -> Iterator[Finding]:
@@ -142,12 +144,8 @@ def notifications(look: Look) -> Iterator[Finding]:
     used = look.value(query("notification_queue"))
     text = f"the queue of notifications is {used:.0%} full"
     mend = "end the session that listens inside an open transaction: see the check snapshots"
-    if used > NOTIFICATIONS_PROBLEM:
-        yield problem(f"{text}; when it is full, nothing is accepted any more", mend)
-    elif used > NOTIFICATIONS_WARNING:
-        yield warning(text, mend)
-    else:
-        yield ok(text)
+    then = "; when it is full, nothing is accepted any more"
+    yield graded(used, NOTIFICATIONS_WARNING, NOTIFICATIONS_PROBLEM, text, mend, then)
 
 
 def durability(look: Look) -> Iterator[Finding]:
@@ -168,12 +166,7 @@ def connections(look: Look) -> Iterator[Finding]:
     found = look.one(query("connections_used"))
     text = f"{found['used']} of {found['available']} connections are in use"
     mend = "put a pooler in front (docs/deploy.md), fewer web processes, or raise max_connections"
-    if found["used"] > CONNECTIONS_PROBLEM * found["available"]:
-        yield problem(text, mend)
-    elif found["used"] > CONNECTIONS_WARNING * found["available"]:
-        yield warning(text, mend)
-    else:
-        yield ok(text)
+    yield graded(found["used"] / found["available"], CONNECTIONS_WARNING, CONNECTIONS_PROBLEM, text, mend)
 
 
 def wraparound(look: Look) -> Iterator[Finding]:
@@ -182,9 +175,5 @@ def wraparound(look: Look) -> Iterator[Finding]:
     text = f"the oldest transaction id, in database {found['name']}, is {counted(found['age'], 'transaction')} old"
     mend = found["mend"] or f"in database {found['name']}: vacuum (freeze)"
     mend += "; first mend what the check snapshots says"
-    if found["age"] > AGE_PROBLEM:
-        yield problem(f"{text}; at 2,000 million the server refuses to write", mend)
-    elif found["age"] > AGE_WARNING:
-        yield warning(text, mend)
-    else:
-        yield ok(text)
+    then = "; at 2,000 million the server refuses to write"
+    yield graded(found["age"], AGE_WARNING, AGE_PROBLEM, text, mend, then)

@@ -53,6 +53,13 @@ def unknown(text: str, mend: str) -> Finding:
     return Finding("unknown", text, mend)
 
 
+def graded(figure: float, at_warning: float, at_problem: float, text: str, mend: str, then: str = "") -> Finding:
+    """Of a figure that must not grow; `then`: what is said besides where it is a problem."""
+    if figure > at_problem:
+        return problem(text + then, mend)
+    return warning(text, mend) if figure > at_warning else ok(text)
+
+
 class Look(Session):
     """What a check looks with: statements past any pooler, and connections of its own where it needs them.
 
