@@ -104,6 +104,16 @@ def database(server: str, template: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def empty(server: str) -> Iterator[str]:
+    """A database with nothing in it."""
+    name = f"shoptalk_empty_{secrets.token_hex(4)}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"create database {name}")
+        yield on(server, name)
+        admin.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
 def connect(database: str) -> Iterator[Callable[[], Connection]]:
     """Opens sessions that end with the test."""
     opened: list[Connection] = []

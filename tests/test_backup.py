@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import re
-import secrets
-import subprocess
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
-import pytest
 
-from embedded import programs
 from sql.schema import prepare
-from tests.conftest import Connection, eventually, on
+from tests.conftest import Connection, eventually
 from tests.test_enqueue import count, enqueue
-from tests.test_migrate import dump
+from tests.test_migrate import dump, run
 from tests.test_stream import Start
 from tests.test_worker import produce
-
-
-@pytest.fixture
-def spare(server: str) -> Iterator[str]:
-    """An empty database to restore into."""
-    name = f"shoptalk_restored_{secrets.token_hex(4)}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"create database {name}")
-        yield on(server, name)
-        admin.execute(f"drop database {name} with (force)")
-
-
-def run(program: str, *arguments: str, given: bytes = b"") -> bytes:
-    command = programs.becoming([str(programs.folder() / program), *arguments])
-    done = subprocess.run(command, env=programs.environment(), input=given, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout
 
 
 def deliver(database: str, enough: threading.Event) -> None:
@@ -55,7 +33,7 @@ def log_of(db: Connection) -> list[tuple[int, int, int, int]]:
 
 
 def test_a_dump_of_a_live_system_is_restored_and_a_worker_goes_on_in_order(
-    shop: Connection, database: str, spare: str, start: Start
+    shop: Connection, database: str, empty: str, start: Start
 ) -> None:
     shop.execute("insert into channels (store_id, name, kind, cursor) values (1, 'crm', 'webhook', 0)")
     shop.execute("select enqueue_chat(99, 2, 2, 'held'), pause_store(2)")
@@ -73,12 +51,12 @@ def test_a_dump_of_a_live_system_is_restored_and_a_worker_goes_on_in_order(
         relay.result()
     eventually(lambda: count(shop, "chat_queue") == 1)
     worker.end()
-    run("pg_restore", "--exit-on-error", "--single-transaction", "-d", spare, given=backup)
+    run("pg_restore", "--exit-on-error", "--single-transaction", "-d", empty, given=backup)
 
-    prepare(spare)
+    prepare(empty)
     # But for parentheses: `a and b and c` is read back from a dump as `(a and b) and c`.
-    assert re.sub("[()]", "", dump(spare)) == re.sub("[()]", "", dump(database))
-    with psycopg.connect(spare, autocommit=True) as restored:
+    assert re.sub("[()]", "", dump(empty)) == re.sub("[()]", "", dump(database))
+    with psycopg.connect(empty, autocommit=True) as restored:
         log = log_of(restored)
         assert 100 < len(log) < count(shop, "sent_log"), "it was made while chats were sent"
         assert log == log_of(shop)[: len(log)]
@@ -88,7 +66,7 @@ def test_a_dump_of_a_live_system_is_restored_and_a_worker_goes_on_in_order(
         assert not waiting & {chat for _, chat, _, _ in log}
         assert restored.execute("select cursor <= %s from channels", [len(log)]).fetchone() == (True,)
 
-        again = start("worker", DATABASE_URL=spare)
+        again = start("worker", DATABASE_URL=empty)
         fresh = [enqueue(restored, conversation) for conversation in (1, 11, 1)]
         assert not chats & {chat.chat_id for chat in fresh}
         eventually(lambda: count(restored, "chat_queue") == 1)

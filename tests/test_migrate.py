@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -20,23 +19,13 @@ from sql import migrate as migrating
 from sql.log import Lines
 from sql.migrate import Migration, migrate, migrations, pending
 from sql.schema import VERSION, WrongSchema, check_version, prepare
-from tests.conftest import ROOT, Connection, Process, eventually, on
+from tests.conftest import ROOT, Connection, Process, eventually
 from tests.test_cli import Shoptalk, shoptalk  # noqa: F401
 from tests.test_enqueue import enqueue
 
 NEXT = Migration(VERSION + 1, "next", f"create table fresh (); update schema_version set version = {VERSION + 1}")
 ALTER = "alter table clients add column nickname text;"
 NEXT_ON_CLIENTS = Migration(VERSION + 1, "next", f"{ALTER} update schema_version set version = {VERSION + 1}")
-
-
-@pytest.fixture
-def empty(server: str) -> Iterator[str]:
-    """A database with nothing in it."""
-    name = f"shoptalk_empty_{secrets.token_hex(4)}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"create database {name}")
-        yield on(server, name)
-        admin.execute(f"drop database {name} with (force)")
 
 
 def as_of(database_url: str, version: int) -> None:
@@ -46,12 +35,17 @@ def as_of(database_url: str, version: int) -> None:
             connection.execute(migration.sql.encode())
 
 
+def run(program: str, *arguments: str, given: bytes = b"") -> bytes:
+    """What one of PostgreSQL's own programs answers."""
+    command = programs.becoming([str(programs.folder() / program), *arguments])
+    done = subprocess.run(command, env=programs.environment(), input=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
 def dump(database_url: str) -> str:
     """The schema as pg_dump tells it, without what is new in each of its runs; each statement once, in their order."""
-    command = [str(programs.folder() / "pg_dump"), "--schema-only", database_url]
-    text = subprocess.run(
-        programs.becoming(command), env=programs.environment(), check=True, capture_output=True, text=True
-    ).stdout
+    text = run("pg_dump", "--schema-only", database_url).decode()
     return re.sub(r"^\\(un)?restrict .*$", "", text, flags=re.MULTILINE)
 
 

@@ -57,6 +57,16 @@ def send_some(db: Connection, *conversations: int) -> list[int]:
     return ids
 
 
+def fail_for_good(db: Connection, conversation: int) -> int:
+    """The id of a chat that is a dead letter of that day."""
+    poison(db)
+    bad: int = enqueue(db, conversation, "bad").chat_id
+    for hour in range(11, 16):
+        clock(db, f"2026-01-05 {hour}:00")
+        db.execute("select send_chats()")
+    return bad
+
+
 def positions(db: Connection) -> list[int]:
     return [p for (p,) in db.execute("select position from sent_log order by 1")]
 
@@ -86,11 +96,7 @@ def test_the_last_entry_of_the_log_stays_however_old_it_is(old: Connection) -> N
 
 
 def test_nothing_that_waits_or_has_failed_goes_and_what_was_cancelled_does(old: Connection) -> None:
-    poison(old)
-    bad = enqueue(old, 9, "bad").chat_id
-    for hour in range(11, 16):
-        clock(old, f"2026-01-05 {hour}:00")
-        old.execute("select send_chats()")
+    bad = fail_for_good(old, 9)
     waiting = [enqueue(old, 7).chat_id, enqueue(old, 8, operator=2).chat_id]
     old.execute("select pause_conversation(7)")
     cancelled = enqueue(old, 7).chat_id
@@ -128,11 +134,7 @@ def test_a_chat_whose_predecessor_is_pruned_goes_and_a_later_one_still_waits_for
 
 
 def test_a_requeued_dead_letter_goes_though_all_around_it_is_pruned(old: Connection) -> None:
-    poison(old)
-    bad = enqueue(old, 7, "bad").chat_id
-    for hour in range(11, 16):
-        clock(old, f"2026-01-05 {hour}:00")
-        old.execute("select send_chats()")
+    bad = fail_for_good(old, 7)
     send_some(old, 7, 7)
     send_some(old, 8)
     now(old)
