@@ -1,6 +1,5 @@
 -- How many seconds until the channel's lease or its wait after a failure is over.
-select greatest(extract(epoch from next_attempt_at - shoptalk_now()),
-                case when is_leased(c, shoptalk_now()) then extract(epoch from lease_until - shoptalk_now()) end,
-                0)::float8 as seconds
-  from channels c
+select extract(epoch from greatest(next_attempt_at, case when is_leased(c, at) then lease_until end, at) - at)::float8
+           as seconds
+  from channels c, shoptalk_now() at
  where channel_id = :channel_id
