@@ -17,7 +17,7 @@ create table schema_version (
     version integer not null
 );
 create unique index schema_version_single_row on schema_version ((true));
-insert into schema_version values (2);
+insert into schema_version values (3);
 
 
 -- Clock and locks -----------------------------------------------------------------------------------
@@ -1069,10 +1069,10 @@ create type send_report as (
 -- Live chats go first, so that they do not wait behind what was held, and with only a fifth of a batch of it, so
 -- that they are committed soon; but with that, so that the held do not wait for ever.
 --
--- chosen: the one pointer to claim, locked by the caller; null: whichever are due.
+-- chosen: the pointers to claim, locked by the caller; null: whichever are due.
 -- waiting_*: conversation_id and seq of what was claimed and may not go; null when all may.
 create function send_claimed(
-    batch_size integer, floor queue_floor, at timestamptz, chosen tid,
+    batch_size integer, floor queue_floor, at timestamptz, chosen tid[],
     out claimed integer, out sent integer,
     out live_until timestamptz,
     out held_until timestamptz, out held_until_seq integer, out held_until_conversation integer,
@@ -1105,7 +1105,7 @@ begin
         union all
         select * from held
         union all
-        select q.ctid, q.* from chat_queue q where q.ctid = chosen
+        select q.ctid, q.* from chat_queue q where q.ctid = any (chosen)
     ), neighbours as (
         select c.*, coalesce(lag(c.seq) over (partition by c.conversation_id order by c.seq), 0) as before
           from claimed c
@@ -1132,7 +1132,11 @@ begin
                chat_id, conversation_id, seq, at
           from judged where may_go
     ), last_held as (
-        select due_at, seq, conversation_id from held order by due_at desc, seq desc, conversation_id desc limit 1
+        select due_at, seq, conversation_id
+          from judged
+         where held_since is not null
+         order by due_at desc, seq desc, conversation_id desc
+         limit 1
     )
     select count(*), count(*) filter (where may_go),
            max(least(due_at, at - interval '1 second')) filter (where held_since is null),
@@ -1201,9 +1205,9 @@ language plpgsql volatile as $$
 declare
     below_floor boolean;
 begin
-    if exists (select from unnest(conversation_ids, seqs) as w(conversation_id, seq)
-                 join chat_queue q on q.conversation_id = w.conversation_id and q.seq < w.seq
-                where q.client_id is not null) then
+    -- Asked of the conversations and not of all that waits before each: of a long backlog that was quadratic.
+    if exists (select from conversations v join quiet_hours h using (client_id)
+                where v.conversation_id = any (conversation_ids)) then
         perform wake_client(conversation_ids, seqs, at);
     end if;
     with waiting as (
@@ -1228,18 +1232,22 @@ begin
                               order by p.seq limit 1) b on true
     ), judged as materialized (
         select *, not unknown and opening is null and coalesce(is_below, false) as waits_below from firsts
+    ), places as materialized (
+        -- By itself: with judged's conversation_id in reach, a plan walks the conversation's backlog for each of it.
+        select w.conversation_id, w.seq, j.due_at, j.held_since, j.unknown, j.opening
+          from unnest(conversation_ids, seqs) as w(conversation_id, seq) join judged j using (conversation_id)
+         where not j.waits_below
     ), moved as (
         update chat_queue q
-           set due_at = case when j.unknown then at + interval '1 second'
-                             when j.opening is not null then j.opening
-                             when j.due_at > at or (j.held_since is null) <> (q.held_since is null) then j.due_at
-                             else at + greatest('1 second', least('30 seconds', (at - j.due_at) / 4)) end,
-               held_since = case when j.unknown then q.held_since
-                                 when j.opening is not null then coalesce(q.held_since, at)
-                                 when j.held_since is not null then coalesce(q.held_since, at) end
-          from unnest(conversation_ids, seqs) as w(conversation_id, seq), judged j
-         where j.conversation_id = w.conversation_id and not j.waits_below
-           and q.conversation_id = w.conversation_id and q.seq = w.seq
+           set due_at = case when p.unknown then at + interval '1 second'
+                             when p.opening is not null then p.opening
+                             when p.due_at > at or (p.held_since is null) <> (q.held_since is null) then p.due_at
+                             else at + greatest('1 second', least('30 seconds', (at - p.due_at) / 4)) end,
+               held_since = case when p.unknown then q.held_since
+                                 when p.opening is not null then coalesce(q.held_since, at)
+                                 when p.held_since is not null then coalesce(q.held_since, at) end
+          from places p
+         where q.conversation_id = p.conversation_id and q.seq = p.seq
     )
     select coalesce(bool_or(waits_below), false) into below_floor from judged;
     if exists (select from store_paces) then
@@ -1248,7 +1256,7 @@ begin
     return below_floor;
 end $$;
 
-create function send_batch(batch_size integer, floor queue_floor, at timestamptz, chosen tid)
+create function send_batch(batch_size integer, floor queue_floor, at timestamptz, chosen tid[])
 returns send_report
 language plpgsql volatile as $$
 declare
@@ -1289,31 +1297,46 @@ begin
         'attempts', failure.attempts, 'dead', failure.attempts >= 5, 'reason', reason));
 end $$;
 
--- A batch; and where it raises, its halves, down to the culprits, so that the rest goes. Each attempt is a
--- subtransaction of its own. One chat alone is chosen and locked first, so that it is the one blamed.
-create function send_carefully(batch_size integer, floor queue_floor, at timestamptz) returns send_report
+-- The pointers that send_claimed() would claim, in its order, locked.
+create function due_pointers(batch_size integer, floor queue_floor, at timestamptz) returns tid[]
 language plpgsql volatile as $$
 declare
-    half integer := batch_size / 2;
-    pointer chat_queue;
-    chosen tid;
+    live tid[];
+    held tid[];
+begin
+    live := array(
+        select q.ctid from chat_queue q
+         where q.held_since is null and q.due_at >= floor.live_from and q.due_at <= at
+         order by q.due_at, q.seq
+         limit batch_size
+           for update skip locked);
+    held := array(
+        select q.ctid from chat_queue q
+         where q.held_since is not null and q.due_at <= at
+           and (q.due_at, q.seq, q.conversation_id)
+               >= (floor.held_from, floor.held_from_seq, floor.held_from_conversation)
+         order by q.due_at, q.seq, q.conversation_id
+         limit case when cardinality(live) > 0 then greatest(batch_size / 5, 1) else batch_size end
+           for update skip locked);
+    return live || held;
+end $$;
+
+-- A batch; and where it raises, its halves, down to the culprits, so that the rest goes. Each attempt is a
+-- subtransaction of its own.
+--
+-- What is halved is the list of pointers, and not the number to claim: a held chat that cannot be sent would come
+-- along with each half of the live ones, and make all of them go one by one.
+create function send_carefully(batch_size integer, floor queue_floor, at timestamptz, chosen tid[] default null)
+returns send_report
+language plpgsql volatile as $$
+declare
+    pointers tid[];
+    half integer;
+    culprit chat_queue;
     reason text;
     first_half send_report;
     second_half send_report;
 begin
-    if batch_size = 1 then
-        select ctid into chosen from chat_queue q
-         where q.held_since is null and q.due_at >= floor.live_from and q.due_at <= at
-         order by q.due_at, q.seq limit 1 for update skip locked;
-        if not found then
-            select ctid into chosen from chat_queue q
-             where q.held_since is not null and q.due_at <= at
-               and (q.due_at, q.seq, q.conversation_id)
-                   >= (floor.held_from, floor.held_from_seq, floor.held_from_conversation)
-             order by q.due_at, q.seq, q.conversation_id limit 1 for update skip locked;
-        end if;
-        select * into pointer from chat_queue q where q.ctid = chosen;
-    end if;
     begin
         return send_batch(batch_size, floor, at, chosen);
     exception when others then
@@ -1322,15 +1345,15 @@ begin
         end if;
         reason := sqlstate || ': ' || sqlerrm;
     end;
-    if batch_size = 1 then
+    if cardinality(chosen) = 1 then
+        select * into culprit from chat_queue q where q.ctid = chosen[1];
         return (1, 0, 1, null::timestamptz, null::timestamptz, null::integer, null::integer, false,
-                0, null::interval, null::interval, record_failure(pointer, reason, at));
+                0, null::interval, null::interval, record_failure(culprit, reason, at));
     end if;
-    first_half := send_carefully(half, floor, at);
-    if first_half.below_floor or first_half.claimed < half then
-        return first_half;
-    end if;
-    second_half := send_carefully(batch_size - half, floor, at);
+    pointers := coalesce(chosen, due_pointers(batch_size, floor, at));
+    half := cardinality(pointers) / 2;
+    first_half := send_carefully(batch_size, floor, at, pointers[:half]);
+    second_half := send_carefully(batch_size, floor, at, pointers[half + 1:]);
     return (first_half.claimed + second_half.claimed, first_half.sent + second_half.sent,
             first_half.failed + second_half.failed,
             coalesce(second_half.live_until, first_half.live_until),
@@ -1338,7 +1361,7 @@ begin
             case when second_half.held_until is null then first_half.held_until_seq else second_half.held_until_seq end,
             case when second_half.held_until is null then first_half.held_until_conversation
                  else second_half.held_until_conversation end,
-            second_half.below_floor, first_half.live_sent + second_half.live_sent,
+            first_half.below_floor or second_half.below_floor, first_half.live_sent + second_half.live_sent,
             greatest(first_half.live_waited, second_half.live_waited),
             greatest(first_half.held_waited, second_half.held_waited),
             coalesce(first_half.failures || second_half.failures, first_half.failures, second_half.failures));

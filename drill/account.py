@@ -14,7 +14,7 @@ Figures = dict[str, list[str]]  # of each figure, what is wrong, one text a chat
 
 @dataclass(frozen=True)
 class Books:
-    """All the tables, read in one snapshot."""
+    """All the tables, with what was pruned, read in one snapshot."""
 
     chats: dict[int, tuple[int, int, str]]  # chat_id: (conversation_id, seq, payload)
     log: list[tuple[int, int]]  # (position, chat_id), by position
@@ -37,13 +37,14 @@ class Books:
 
             return cls(
                 chats={
-                    r[0]: r[1:] for r in session.execute("select chat_id, conversation_id, seq, payload from chats")
+                    r[0]: r[1:]
+                    for r in session.execute("select chat_id, conversation_id, seq, payload from drill_chats")
                 },
-                log=session.execute("select position, chat_id from sent_log order by position").fetchall(),
+                log=session.execute("select position, chat_id from drill_log order by position").fetchall(),
                 queue=ids("select chat_id from chat_queue"),
-                failures=dict(session.execute("select chat_id, reason from chat_failures").fetchall()),
+                failures=dict(session.execute("select chat_id, reason from drill_failures").fetchall()),
                 dead=ids("select chat_id from chat_failures where dead_at is not null"),
-                cancelled=ids("select chat_id from cancelled_chats"),
+                cancelled=ids("select chat_id from drill_cancelled"),
                 healed=ids("select chat_id from drill_healed"),
                 last_seqs=dict(session.execute("select conversation_id, last_seq from conversations").fetchall()),
             )

@@ -54,6 +54,31 @@ begin
 end $$;
 create trigger drill_refuse_bad before insert on sent_log for each row execute function drill_refuse_bad();
 
+-- What prune() removes goes on counting in the account.
+create table drill_pruned_chats (like chats);
+create table drill_pruned_log (like sent_log);
+create table drill_pruned_failures (like chat_failures);
+create table drill_pruned_cancelled (like cancelled_chats);
+
+create function drill_keep() returns trigger language plpgsql as $$
+begin
+    execute format('insert into %I select * from gone', tg_argv[0]);
+    return null;
+end $$;
+create trigger drill_keep after delete on chats referencing old table as gone
+    for each statement execute function drill_keep('drill_pruned_chats');
+create trigger drill_keep after delete on sent_log referencing old table as gone
+    for each statement execute function drill_keep('drill_pruned_log');
+create trigger drill_keep after delete on chat_failures referencing old table as gone
+    for each statement execute function drill_keep('drill_pruned_failures');
+create trigger drill_keep after delete on cancelled_chats referencing old table as gone
+    for each statement execute function drill_keep('drill_pruned_cancelled');
+
+create view drill_chats as select * from chats union all select * from drill_pruned_chats;
+create view drill_log as select * from sent_log union all select * from drill_pruned_log;
+create view drill_failures as select * from chat_failures union all select * from drill_pruned_failures;
+create view drill_cancelled as select * from cancelled_chats union all select * from drill_pruned_cancelled;
+
 do $$ begin execute format('alter database %I set search_path = public, pg_catalog', current_database()); end $$;
 
 select add_store(1, 'UTC', '00:00', '00:00');

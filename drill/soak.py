@@ -1,4 +1,4 @@
-"""The soak: an hour at half the measured limit, with kills; are memory and the queue's tables flat? As a plot."""
+"""The soak: an hour at half the measured limit, with kills and retention; are memory and all tables flat? As a plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drill.drill import Drill
 from drill.plan import Kind, steps
 from drill.plants import Plant
 from drill.producers import LongSqlProducer, Producer
-from drill.shop import Shop
+from drill.shop import Connection, Shop
 
 mpl.use("svg")
 import matplotlib.pyplot as plt  # after use()
@@ -27,6 +27,10 @@ LIMIT_SECONDS = 30.0
 SETTLE_SECONDS = 30.0  # in which the producers' pauses are set so that they send half of it
 STEP_SECONDS = 2.0
 SAMPLE_SECONDS = 5.0
+KEEP_SHARE = 1 / 6  # of the time: what was sent earlier is pruned
+PRUNE_SECONDS = 5.0
+PRUNE_CHATS = 500
+PRUNE_SHARE = 4  # the pause after each, in times of what it took: as the worker does it
 MEGABYTE = 1_000_000
 
 KILLS = [
@@ -38,6 +42,11 @@ KILLS = [
     Kind(faults.restart_fast),
     Kind(faults.restart_at_once),
 ]
+# prune() keeps a day at least, so its clock is set forward.
+CLOCK = """
+select set_config('shoptalk.now', (clock_timestamp() + interval '1 day' - make_interval(secs => %s))::text, false)
+"""
+PRUNE = "select (prune('1 day', %s)).more"
 TABLES = ("chat_queue", "conversations", "chat_failures", "chats", "sent_log")
 SIZES = """
 select (select count(*) from chat_queue), (select coalesce(max(position), 0) from sent_log),
@@ -65,11 +74,14 @@ class Soak(Drill):
         self._limit = self._measure_limit()
         self._settle(self._limit / 2)
         sampler = threading.Thread(target=self._sample, daemon=True)
+        pruner = threading.Thread(target=self._prune, daemon=True)
         sampler.start()
+        pruner.start()
         self.load.bad_until += time.monotonic() - self._began
         self.execution.run(steps(self.seed, KILLS, GAP_SECONDS), self.seconds, self.tell)
         self._done.set()
         sampler.join()
+        pruner.join()
         self._write()
 
     def _rate(self, seconds: float) -> float:
@@ -106,6 +118,24 @@ class Soak(Drill):
             sample["workers MB"] = sum(map(self.crew.memory, self.crew.workers)) / MEGABYTE
             self._samples.append(sample)
 
+    def _prune(self) -> None:
+        """Retention, in minutes instead of days."""
+        while not self._done.wait(PRUNE_SECONDS):
+            try:
+                with self.shop.connect("drill pruner") as session:
+                    self._prune_some(session)
+            except psycopg.Error:
+                continue
+
+    def _prune_some(self, session: Connection) -> None:
+        session.execute(CLOCK, [self.seconds * KEEP_SHARE])
+        more = True
+        while more and not self._done.is_set():
+            began = time.monotonic()
+            row = session.execute(PRUNE, [PRUNE_CHATS]).fetchone()
+            more = bool(row and row[0])
+            self._done.wait(PRUNE_SHARE * (time.monotonic() - began))
+
     def _write(self) -> None:
         """The samples beside the plot, and the plot."""
         with self._plot.with_suffix(".csv").open("w", newline="") as file:
@@ -116,7 +146,7 @@ class Soak(Drill):
 
 
 def draw(samples: list[dict[str, float]], limit: float, plot: Path) -> None:
-    """Rate and backlog, memory, the tables that must stay flat, and those that keep the history, by a chat's share."""
+    """Rate and backlog, memory, the tables of what is under way, and those of what is kept."""
     mpl.rcParams["svg.hashsalt"] = "shoptalk"
     minutes = [sample["seconds"] / 60 for sample in samples]
     figure, axes = plt.subplots(4, 1, figsize=(9, 11), sharex=True, layout="constrained")
@@ -127,19 +157,19 @@ def draw(samples: list[dict[str, float]], limit: float, plot: Path) -> None:
     waiting = axes[0].twinx()
     waiting.plot(minutes, [sample["waiting"] for sample in samples], color="tab:red", linewidth=0.7)
     waiting.set_ylabel("waiting (red)")
-    for name in ("web MB", "workers MB"):
-        axes[1].plot(minutes, [sample[name] for sample in samples], label=name.removesuffix(" MB"))
-    axes[1].set_ylabel("memory, MB")
-    for name in ("chat_queue MB", "conversations MB", "chat_failures MB"):
-        axes[2].plot(minutes, [sample[name] for sample in samples], label=name.removesuffix(" MB"))
-    axes[2].set_ylabel("with indexes, MB")
-    for name in ("chats MB", "sent_log MB"):
-        shares = [sample[name] * MEGABYTE / max(1, sample["sent"]) for sample in samples]
-        axes[3].plot(minutes, shares, label=name.removesuffix(" MB"))
-    axes[3].set_ylabel("bytes a chat, with indexes")
+    panels = (
+        ("memory, MB", ("web MB", "workers MB")),
+        ("with indexes, MB", ("chat_queue MB", "conversations MB", "chat_failures MB")),
+        ("with indexes, MB", ("chats MB", "sent_log MB")),
+    )
+    for axis, (label, names) in zip(axes[1:], panels, strict=True):
+        for name in names:
+            axis.plot(minutes, [sample[name] for sample in samples], label=name.removesuffix(" MB"))
+        axis.set_ylabel(label)
     axes[3].set_xlabel("minutes")
     for axis in axes:
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.2)  # above the lines, the legend
         axis.grid(alpha=0.3)
-        axis.legend(loc="lower right")
+        axis.legend(loc="upper left", ncols=3)
+    waiting.set_ylim(bottom=0)
     figure.savefig(plot, metadata={"Date": None})

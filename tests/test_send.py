@@ -143,6 +143,26 @@ def test_many_bad_chats_are_found_among_the_good_and_only_they_are_blamed(shop: 
     ).fetchone() == (10, True, 1, 1)
 
 
+def test_a_bad_chat_that_was_held_makes_the_live_ones_beside_it_not_go_one_by_one(shop: Connection) -> None:
+    poison(shop)
+    clock(shop, "2026-03-02 08:00")
+    enqueue(shop, None, "bad", operator=2)
+    enqueue(shop, None, "good", operator=2)
+    clock(shop, "2026-03-02 09:00")
+    for _ in range(8):
+        enqueue(shop, None)
+    shop.execute(
+        """create sequence tries;
+           create function count_try() returns trigger language plpgsql as $$ begin
+             perform nextval('tries'); return null; end $$;
+           create trigger count_try before insert on sent_log for each statement execute function count_try()"""
+    )
+    report = send(shop, 10)
+    assert (report.claimed, report.sent, report.failed) == (10, 9, 1)
+    # Of 10 with the bad one at the end but one: 10, 5, 5, 2, 3, 1, 2, 1, and of the last two only the good one.
+    assert shop.execute("select last_value from tries").fetchone() <= (10,)
+
+
 def test_a_chat_waits_for_an_earlier_one_below_the_floor_and_says_so(shop: Connection) -> None:
     for instant in ("2026-03-02 10:00", "2026-03-02 10:05"):
         clock(shop, instant)
@@ -330,6 +350,22 @@ def test_the_plans_of_sending_do_not_hang_on_statistics(shop: Connection) -> Non
         scans, rows = counts[table]
         assert scans == 0, table
         assert rows <= 2000, table  # 500 chats were sent
+
+
+def test_a_long_backlog_behind_a_failing_chat_is_not_walked_for_each_that_waits(shop: Connection) -> None:
+    poison(shop)
+    enqueue(shop, 7, "bad")
+    send(shop)
+    for _ in range(1000):
+        enqueue(shop, 7)
+    shop.execute(
+        "update chat_queue set due_at = '2000-01-01' where seq > 1;"
+        "insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id)"
+        " select '2999-01-01', now(), g, g, 1, 2 from generate_series(1001, 21000) g; analyze chat_queue"
+    )
+    _, rows = looked_at(shop, lambda: send(shop))["chat_queue"]
+    assert rows <= 500 * 5  # and not half a million
+    assert shop.execute("select count(*) from chat_queue where due_at = '2000-01-01'").fetchone() == (500,)
 
 
 def blocks(db: Connection, relation: str, work: Callable[[], None]) -> int:
