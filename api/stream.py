@@ -140,8 +140,14 @@ def _start() -> Start:
         return Start(first if whence else bounds.latest)
     if given.isascii() and given.isdigit() and len(given) < 19 and first <= int(given) <= bounds.latest:
         return Start(int(given))
+    return Start(first, _reset(bounds))
+
+
+def _reset(bounds: Any) -> bytes:
+    """Says that the reader goes on with the earliest chat that there is."""
+    first = bounds.earliest - 1
     text = {"reason": "unknown cursor", "cursor": str(first), "latest": str(bounds.latest)}
-    return Start(first, b"event: reset\nid: %d\ndata: %s\n\n" % (first, json.dumps(text).encode()))
+    return b"event: reset\nid: %d\ndata: %s\n\n" % (first, json.dumps(text).encode())
 
 
 def _events(
@@ -155,8 +161,7 @@ def _events(
     # And to its end at once where its key is revoked or its token has expired, within a heartbeat and a few seconds.
     while not subscription.ended and time.monotonic() < ends_at and ring.still_holds(subscription.asker):
         if cursor < subscription.since:
-            for rows in _catch_up(database, subscription.key, cursor, subscription.since):
-                yield b"".join(encode(row) for row in rows if subscription.asker.reaches(row._mapping))
+            yield from _catch_up(database, subscription, cursor)
             cursor = subscription.since
         taken = subscription.take(heartbeat)
         events = [event for position, event in taken if position > cursor or not position]
@@ -166,19 +171,26 @@ def _events(
         yield b"".join(events) or b":\n\n"
 
 
-def _catch_up(database: sa.Engine, key: Key, after: int, until: int) -> Iterator[list[Any]]:
-    """The stream's chats in (after, until], some at a time."""
-    name, number = key
+def _catch_up(database: sa.Engine, subscription: Subscription, after: int) -> Iterator[bytes]:
+    """The stream's chats from the position on to where its subscription begins, some at a time."""
+    (name, number), until = subscription.key, subscription.since
     while after < until:
         with database.connect() as connection:
             if name == "conversation_id":
-                bounds = {"conversation_id": number, "after": after, "until": until, "page": PAGE}
-                rows = list(connection.execute(query("read_log_of_conversation"), bounds))
-                after = rows[-1].position if len(rows) == PAGE else until
+                window = until
+                page = {"conversation_id": number, "after": after, "until": until, "page": PAGE}
+                rows = list(connection.execute(query("read_log_of_conversation"), page))
+                if len(rows) == PAGE:
+                    window = rows[-1].position
             else:
                 window = min(after + WINDOW, until)
                 party = {"client_id": None, "operator_id": None, "store_id": None} | {name: number}
                 rows = list(connection.execute(query("read_log_of_party"), party | {"after": after, "until": window}))
-                after = window
+            bounds = connection.execute(query("log_bounds")).one()
+        if after < bounds.earliest - 1:  # asked after the reading: what prune() has removed meanwhile may be missing
+            after = bounds.earliest - 1
+            yield _reset(bounds)
+            continue
+        after = window
         if rows:
-            yield rows
+            yield b"".join(encode(row) for row in rows if subscription.asker.reaches(row._mapping))

@@ -14,6 +14,9 @@ import psycopg
 import pytest
 from flask.testing import FlaskClient
 
+from api import stream
+from api.feed import Subscription
+from sql.database import make_engine
 from tests.conftest import AsRole, Connection, clock, eventually
 from tests.test_cli import Shoptalk, shoptalk  # noqa: F401
 from tests.test_enqueue import count, enqueue
@@ -245,6 +248,26 @@ def test_a_stream_with_a_pruned_cursor_is_told_where_it_goes_on(old: Connection,
         reader = web.open(query, cursor)
         assert reader.chats(1)[0]["seq"] == 4
         reader.close()
+
+
+@pytest.mark.parametrize("key", [("conversation_id", 7), ("client_id", 1)])
+def test_a_stream_that_is_catching_up_is_told_of_what_was_pruned_under_it(
+    old: Connection, database: str, key: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PAGE", 2)
+    monkeypatch.setattr(stream, "WINDOW", 2)
+    send_some(old, *[7] * 6)
+    now(old)
+    send_some(old, 7)
+    subscription = Subscription(key)
+    subscription.begin(since=7)
+    engine = make_engine(database, "test", pool_size=1)
+    events = stream._catch_up(engine, subscription, 0)
+    assert next(events).count(b"event: chat") == 2
+    prune(old, most=4)
+    assert next(events).startswith(b"event: reset\nid: 4\n")
+    assert b"".join(events).count(b"event: chat") == 3
+    engine.dispose()
 
 
 def test_a_conversation_answers_what_is_there(old: Connection, client: FlaskClient) -> None:
