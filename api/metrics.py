@@ -90,7 +90,7 @@ def _queue(row: Any) -> Iterator[Metric]:
         "shoptalk_next_release_seconds", "Until the first held chat may go; 0: none.", value=row.next_release_seconds
     )
     yield GaugeMetricFamily(
-        "shoptalk_queue_sample_age_seconds", "Of the sample: more than 30 says that no worker runs.",
+        "shoptalk_queue_sample_age_seconds", "Of the sample: more than 90 says that no worker runs.",
         value=row.sample_age_seconds,
     )  # fmt: skip
 

@@ -34,7 +34,7 @@ async def run(settings: Settings) -> None:
 def insist_on_extras(settings: Settings) -> None:
     """Raises BadSetting where a setting needs a library that is not installed."""
     if settings.xmpp_component and importlib.util.find_spec("slixmpp") is None:
-        raise BadSetting("XMPP_COMPONENT needs what is not installed: pip install 'shoptalk[xmpp]'")
+        raise BadSetting("XMPP_COMPONENT needs what is not installed: bin/install.py requirements-xmpp.txt")
 
 
 def main() -> None:

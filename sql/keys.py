@@ -15,5 +15,5 @@ def insist_on_keys(settings: Settings) -> None:
             return
     raise BadSetting(
         f"HOST={settings.host} lets other machines in, and nothing would ask them who they are: make a key, shown once,"
-        " with `bin/psql -Atc \"select make_key('shop')\"`, or set SHOPTALK_API_KEYS, or leave HOST at 127.0.0.1"
+        " with `bin/shoptalk keys make shop`, or set SHOPTALK_API_KEYS, or leave HOST at 127.0.0.1"
     )

@@ -181,7 +181,7 @@ def _amqp_urls(text: str) -> tuple[str, ...]:
         if not fit:
             raise BadSetting("AMQP_URL: expected amqp://user:password@host:5672/vhost, or several with commas between")
     if urls and importlib.util.find_spec("aio_pika") is None:
-        raise BadSetting("AMQP_URL needs what is not installed: pip install 'shoptalk[amqp]'")
+        raise BadSetting("AMQP_URL needs what is not installed: bin/install.py requirements-amqp.txt")
     return urls
 
 

@@ -472,7 +472,7 @@ def test_the_setting_without_the_library_says_what_to_install(database: str) -> 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.strip()) == (
         1,
-        "shoptalk: XMPP_COMPONENT needs what is not installed: pip install 'shoptalk[xmpp]'",
+        "shoptalk: XMPP_COMPONENT needs what is not installed: bin/install.py requirements-xmpp.txt",
     )
 
 
