@@ -262,6 +262,7 @@ create table cancelled_chats (
     chat_id bigint primary key references chats,
     cancelled_at timestamptz not null
 );
+create index cancelled_chats_at on cancelled_chats (cancelled_at);  -- prune() takes the oldest
 
 -- Up to which chat each party has read; never goes back.
 create table read_marks (
@@ -586,12 +587,14 @@ create constraint trigger stores_hours_changed after update on stores deferrable
 
 -- The schedule's step: rings for the workers, whose claim releases and takes back what is due, and says how many
 -- seconds it is until the next opening or closing. Harmless when missed, doubled or late. Looks each store up
--- anew once a day, and moves what it holds where the answer has become another: the rules of zones change too.
+-- anew once a day, and moves what it holds where the answer has become another: the rules of zones change too. Answers 0
+-- where it has moved something: there may be more.
 create function keep_hours() returns double precision
 language plpgsql volatile set enable_seqscan = off as $$
 declare
     at timestamptz;
     store stores;
+    moved boolean := false;
 begin
     perform pg_advisory_xact_lock(sender_lock());
     at := shoptalk_now();
@@ -605,13 +608,15 @@ begin
         if at >= store.closed_since and at < store.closes_at
            and exists (select from stores s where s.store_id = store.store_id and s.opens_at <> store.opens_at) then
             perform hold_anew(store.store_id, at);
+            moved := true;
+            exit;  -- one store a transaction, since nothing is sent meanwhile
         end if;
     end loop;
     perform pg_notify('chat_queued', '');
-    return extract(epoch from least(
+    return case when moved then 0 else extract(epoch from least(
         (select min(opens_at) from stores where opens_at > at),
         (select min(closes_at) from stores where closes_at > at),
-        at + interval '1 day') - at);
+        at + interval '1 day') - at) end;
 end $$;
 
 
@@ -735,7 +740,9 @@ begin
     end if;
     update chat_queue q set due_at = case when q.paused then q.due_at else at end,
                             held_since = case when q.paused then q.held_since end, urgent = true
-     where q.conversation_id = conversation.conversation_id;
+     where q.conversation_id = conversation.conversation_id
+       -- What is hurried already stays as it is: a list of urgent chats would rewrite all before it with each.
+       and not (q.urgent and (q.paused or q.held_since is null and q.due_at <= at));
 end $$;
 
 -- The away notice that is due in the conversation of a closed store: once a closed period, and when nothing of the
@@ -1069,6 +1076,9 @@ create type send_report as (
 -- Live chats go first, so that they do not wait behind what was held, and with only a fifth of a batch of it, so
 -- that they are committed soon; but with that, so that the held do not wait for ever.
 --
+-- A pointer that somebody rewrote after this statement's snapshot, and let go of before its row was come to, is claimed as it
+-- is by then, but could not be deleted. Raises ST002: the pointers have to be locked by a statement before.
+--
 -- chosen: the pointers to claim, locked by the caller; null: whichever are due.
 -- waiting_*: conversation_id and seq of what was claimed and may not go; null when all may.
 create function send_claimed(
@@ -1084,6 +1094,7 @@ declare
     held_from timestamptz := floor.held_from;
     held_from_seq integer := floor.held_from_seq;
     held_from_conversation integer := floor.held_from_conversation;
+    gone integer;
 begin
     with live as materialized (
         select q.ctid as pointer, q.*
@@ -1126,6 +1137,7 @@ begin
         window earlier as (partition by n.conversation_id order by n.seq)
     ), acked as (
         delete from chat_queue q using judged j where j.may_go and q.ctid = j.pointer
+        returning 1
     ), logged as (
         insert into sent_log (position, chat_id, conversation_id, seq, sent_at)
         select coalesce((select max(position) from sent_log), 0) + row_number() over (order by goes_at, seq),
@@ -1144,10 +1156,14 @@ begin
            array_agg(conversation_id) filter (where not may_go), array_agg(seq) filter (where not may_go),
            count(*) filter (where may_go and held_since is null),
            at - min(due_at) filter (where may_go and held_since is null),
-           at - min(due_at) filter (where may_go and held_since is not null)
+           at - min(due_at) filter (where may_go and held_since is not null),
+           (select count(*) from acked)
       into claimed, sent, live_until, held_until, held_until_seq, held_until_conversation,
-           waiting_conversations, waiting_seqs, live_sent, live_waited, held_waited
+           waiting_conversations, waiting_seqs, live_sent, live_waited, held_waited, gone
       from judged;
+    if gone <> sent then
+        raise '% pointers were rewritten while they were claimed', sent - gone using errcode = 'ST002';
+    end if;
 end $$;
 
 -- The client who writes is awake: what of the conversation waits only for the client's night goes before it now.
@@ -1196,15 +1212,25 @@ end $$;
 -- asleep, the end of that, at the store's pace (the chat is held, or taken back); otherwise the instant and the
 -- lane of the earlier chat they wait for. Followers of a pointer that somebody keeps locked look again in a
 -- second and then seldomer, lest a batch of them stand in front of all others for ever, or be rewritten for ever;
--- and so do the chats of a store whose opening period could not be looked up because its row is locked, or whose
--- pace somebody has. Returns whether the one waited for is due below the floor: then nothing is moved, and the
+-- and so do the chats of a store whose hours somebody is changing, whose opening period could not be looked up
+-- because its row is locked, or whose pace somebody has. Returns whether the one waited for is due below the floor: then nothing is moved, and the
 -- next claim must start from the very beginning.
 create function put_back(
     conversation_ids integer[], seqs integer[], floor queue_floor, at timestamptz) returns boolean
 language plpgsql volatile as $$
 declare
+    changing integer[];
     below_floor boolean;
 begin
+    -- As hold_until() does it, and in a statement of its own, so that the next one sees what was changed before: whoever
+    -- changes a store's hours from now on waits for this transaction, and moves what is put back here; what somebody is
+    -- changing already comes again.
+    changing := array(
+        select s.store_id
+          from (select distinct q.store_id
+                  from unnest(conversation_ids, seqs) as w(conversation_id, seq)
+                  join chat_queue q on q.conversation_id = w.conversation_id and q.seq = w.seq offset 0) s
+         where not pg_try_advisory_xact_lock_shared(hours_lock(), s.store_id & 63));
     -- Asked of the conversations and not of all that waits before each: of a long backlog that was quadratic.
     if exists (select from conversations v join quiet_hours h using (client_id)
                 where v.conversation_id = any (conversation_ids)) then
@@ -1216,7 +1242,8 @@ begin
          group by conversation_id
     ), firsts as materialized (
         select w.conversation_id, b.due_at, b.held_since,
-               not q.urgent and s.paused_at is null and (at >= s.closes_at or at < s.closed_since) as unknown,
+               q.store_id = any (changing)
+               or not q.urgent and s.paused_at is null and (at >= s.closes_at or at < s.closed_since) as unknown,
                case when s.paused_at is not null then timestamptz 'infinity'
                     when not q.urgent and at < s.closes_at and at >= s.closed_since
                     then release_at(q.store_id, q.client_id, at) end as opening,
@@ -1345,6 +1372,9 @@ begin
         end if;
         reason := sqlstate || ': ' || sqlerrm;
     end;
+    if chosen is null and reason like 'ST002:%' then
+        return send_carefully(batch_size, floor, at, due_pointers(batch_size, floor, at));
+    end if;
     if cardinality(chosen) = 1 then
         select * into culprit from chat_queue q where q.ctid = chosen[1];
         return (1, 0, 1, null::timestamptz, null::timestamptz, null::integer, null::integer, false,
@@ -1855,6 +1885,10 @@ begin
     if not found then
         raise 'there is no client %', client_id using errcode = 'ST404', column = 'client_id';
     end if;
+    -- Nobody changes the hours meanwhile: what waits is moved to an opening by the present ones.
+    perform pg_advisory_xact_lock_shared(hours_lock(), slot)
+       from (select distinct v.store_id & 63 as slot from conversations v
+              where v.client_id = set_quiet_hours.client_id order by 1) s;
     delete from quiet_hours q where q.client_id = set_quiet_hours.client_id;
     if timezone is not null then
         insert into quiet_hours values (client_id, timezone, starts, ends);
@@ -1983,9 +2017,9 @@ begin
          where not exists (select from added a where (a.scope, a.number, a.party) = (r.scope, r.number, r.party))
            and not exists (select from presence p
                             where (p.scope, p.number, p.party) = (r.scope, r.number, r.party)
-                              and p.process not in (select process from removed o
-                                                     where (o.scope, o.number, o.party)
-                                                         = (r.scope, r.number, r.party)))
+                              and not exists (select from removed o  -- of the process alone: hashed, and not once a row
+                                               where (o.scope, o.number, o.party, o.process)
+                                                   = (p.scope, p.number, p.party, p.process)))
     )
     select json_build_object(
                 'event', 'presence', 'scope', json_build_array(m.scope, m.number),
@@ -2551,7 +2585,7 @@ begin
 
     select coalesce(array_agg(chat_id), '{}') into ids
       from (select c.chat_id from cancelled_chats x join chats c on c.chat_id = x.chat_id
-             where x.cancelled_at < began_at - prune.keep limit most for update of c skip locked) old;
+             where x.cancelled_at < began_at - prune.keep order by x.cancelled_at limit most for update of c skip locked) old;
     delete from cancelled_chats x where x.chat_id = any (ids);
     delete from chat_failures f where f.chat_id = any (ids);
     delete from chats c where c.chat_id = any (ids);
@@ -2767,8 +2801,8 @@ create view queue_status as
                min(due_at) filter (where is_held and due_at < 'infinity') as next_release,
                count(*) filter (where not is_held) as queued,
                min(due_at) filter (where not is_held) as oldest_queued
-          from chat_queue, lateral (select shoptalk_now() as at) clock,
-               lateral (select held_since is not null and due_at > at as is_held) h
+          from chat_queue,
+               lateral (select held_since is not null and due_at > (select shoptalk_now()) as is_held) h
     )
     select 'held' as state, held as chats, oldest_held as oldest, next_release from waiting
     union all
@@ -2794,13 +2828,16 @@ create table queue_samples (
     channels jsonb not null                   -- see channel_totals
 );
 
--- Takes the sample of this moment, unless another worker has, and forgets what is older than a day.
+-- One worker takes it.
+create function sample_lock() returns bigint language sql immutable as $$ select 7310579106 $$;
+
+-- Takes the sample of this moment, unless another worker has or is about to, and forgets what is older than a day.
 create function sample_queue() returns void
 language plpgsql volatile as $$
 declare
     slot timestamptz := date_bin('30 seconds', shoptalk_now(), '2000-01-01');
 begin
-    if exists (select from queue_samples s where s.at = slot) then
+    if exists (select from queue_samples s where s.at = slot) or not pg_try_advisory_xact_lock(sample_lock()) then
         return;
     end if;
     insert into queue_samples (at, held, queued, failed, sent, cancelled, oldest_held, next_release, channels)

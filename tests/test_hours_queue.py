@@ -213,6 +213,65 @@ def test_a_chat_held_while_the_hours_are_being_changed_goes_by_the_new_ones(
     assert due(shop) == ["02 06:00:00"]
 
 
+@pytest.mark.parametrize(
+    ("statement", "goes"),
+    [
+        ("select resume_store(2)", "02 09:00:00"),
+        ("update store_hours set opens = '06:00' where store_id = 2", "02 06:00:00"),
+    ],
+)
+def test_what_the_claim_puts_back_while_the_hours_change_goes_by_the_new_ones(
+    shop: Connection, connect: Callable[[], Connection], statement: str, goes: str
+) -> None:
+    clock(shop, NIGHT)
+    other = connect()
+    clock(other, NIGHT)
+    if "resume" in statement:
+        shop.execute("select pause_store(2)")
+    with other.transaction():
+        other.execute(statement.encode())
+        other.execute("set constraints all immediate")
+        enqueue(shop, operator=2)
+        clock(shop, "2026-03-02 03:00:01")
+        assert send(shop).claimed == 1
+    clock(shop, "2026-03-02 03:00:03")
+    send(shop)
+    assert due(shop) == [goes]
+
+
+def test_a_change_of_hours_waits_for_what_the_claim_puts_back(
+    shop: Connection, connect: Callable[[], Connection]
+) -> None:
+    clock(shop, "2026-03-02 13:59")
+    enqueue(shop, operator=2)
+    clock(shop, CLOSING)
+    other = connect()
+    clock(other, CLOSING)
+    with shop.transaction():
+        send(shop)
+        thread = threading.Thread(target=lambda: change(other, every_day(("17:00", "18:00"))))
+        thread.start()
+        wait_until_blocked(connect(), other)
+    thread.join()
+    assert due(shop) == ["02 17:00:00"]
+
+
+def test_quiet_hours_that_change_while_the_stores_hours_do_go_by_the_new_ones(
+    shop: Connection, connect: Callable[[], Connection]
+) -> None:
+    clock(shop, NIGHT)
+    enqueue(shop, operator=2, sender="operator")
+    other = connect()
+    clock(other, NIGHT)
+    with shop.transaction():
+        change(shop, every_day(("06:00", "08:00")))
+        thread = threading.Thread(target=other.execute, args=["select set_quiet_hours(1, 'UTC', '22:00', '02:00')"])
+        thread.start()
+        wait_until_blocked(connect(), other)
+    thread.join()
+    assert due(shop) == ["02 06:00:00"]
+
+
 def test_a_change_of_hours_waits_for_a_chat_that_is_being_held(
     shop: Connection, connect: Callable[[], Connection]
 ) -> None:
@@ -274,8 +333,9 @@ def test_zone_rules_that_change_are_noticed_within_a_day(shop: Connection) -> No
         " '2026-03-02 10:00+00', '2026-03-02 15:00+00', '2026-02-28 00:00+00') where store_id = 2"
     )
     shop.execute("update chat_queue set due_at = '2026-03-02 10:00+00'")
-    shop.execute("select keep_hours()")
+    assert shop.execute("select keep_hours()").fetchone() == (0,)  # there may be more stores to move
     assert set(due(shop)) == {"02 09:00:00"}
+    assert shop.execute("select keep_hours()").fetchone() != (0,)
 
 
 def test_two_schedules_and_two_workers_release_once(shop: Connection, database: str, start: Callable[..., Process],

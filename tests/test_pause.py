@@ -24,6 +24,17 @@ def urgent(db: Connection, conversation: int) -> None:
     db.execute("select enqueue_chat(%s, 1, 2, 'quick', 'operator', null, true)", [conversation])
 
 
+def test_many_urgent_chats_of_a_conversation_rewrite_what_waits_once(shop: Connection) -> None:
+    shop.execute("update stores set urgent_for = '{operator}' where store_id = 2")
+    with shop.transaction():
+        for _ in range(30):
+            urgent(shop, 7)
+        updates = one(shop, "select n_tup_upd from pg_stat_xact_user_tables where relname = 'chat_queue'")
+    assert updates <= 30
+    send(shop)
+    assert sent(shop) == [(7, seq) for seq in range(1, 31)]
+
+
 def test_a_paused_store_sends_nothing_and_others_go_on(shop: Connection) -> None:
     enqueue(shop, 7)
     assert one(shop, "select pause_store(1)") == 1

@@ -20,7 +20,7 @@ from sql.database import make_engine
 from tests.conftest import AsRole, Connection, clock, eventually
 from tests.test_cli import Shoptalk, shoptalk  # noqa: F401
 from tests.test_enqueue import count, enqueue
-from tests.test_send import poison, send, sent, states
+from tests.test_send import looked_at, poison, send, sent, states
 from tests.test_stream import Start, Web
 from tests.test_worker import produce
 
@@ -248,6 +248,18 @@ def test_a_stream_with_a_pruned_cursor_is_told_where_it_goes_on(old: Connection,
         reader = web.open(query, cursor)
         assert reader.chats(1)[0]["seq"] == 4
         reader.close()
+
+
+def test_what_was_cancelled_lately_is_not_walked(old: Connection) -> None:
+    now(old)
+    send_some(old, 7)
+    old.execute(
+        "insert into chats (chat_id, conversation_id, seq, sender, payload, client_id, operator_id, created_at)"
+        " select g, 7, g, 'client', 'x', 1, 1, now() from generate_series(100, 5000) g;"
+        "insert into cancelled_chats select g, now() from generate_series(100, 5000) g; analyze cancelled_chats"
+    )
+    _, rows = looked_at(old, lambda: prune(old))["cancelled_chats"]
+    assert rows <= 10
 
 
 @pytest.mark.parametrize("key", [("conversation_id", 7), ("client_id", 1)])

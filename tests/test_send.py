@@ -163,6 +163,24 @@ def test_a_bad_chat_that_was_held_makes_the_live_ones_beside_it_not_go_one_by_on
     assert shop.execute("select last_value from tries").fetchone() <= (10,)
 
 
+def test_a_pointer_that_could_not_be_deleted_with_its_batch_is_claimed_anew_and_not_logged_twice(
+    shop: Connection,
+) -> None:
+    """Somebody rewrote it between the claim's snapshot and its lock. Here a trigger keeps the first delete from it."""
+    for _ in range(3):
+        enqueue(shop)
+    shop.execute(
+        """create sequence deletes;
+           create function miss_first() returns trigger language plpgsql as $$ begin
+             return case when nextval('deletes') = 1 then null else old end; end $$;
+           create trigger miss_first before delete on chat_queue for each row execute function miss_first()"""
+    )
+    report = send(shop)
+    assert (report.claimed, report.sent, report.failed) == (3, 3, 0)
+    assert sent(shop) == [(7, 1), (7, 2), (7, 3)]
+    assert states(shop) == ["sent"] * 3
+
+
 def test_a_chat_waits_for_an_earlier_one_below_the_floor_and_says_so(shop: Connection) -> None:
     for instant in ("2026-03-02 10:00", "2026-03-02 10:05"):
         clock(shop, instant)

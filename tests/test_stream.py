@@ -23,7 +23,10 @@ import psycopg
 import pytest
 from flask.testing import FlaskClient
 
+from api import stream
+from api.feed import Subscription
 from embedded.cluster import Cluster
+from sql.database import make_engine
 from sql.schema import prepare
 from tests.conftest import Connection, Process, eventually, free_port
 from tests.test_enqueue import enqueue
@@ -219,6 +222,20 @@ def test_no_text_forges_an_event(shop: Connection, web: Web) -> None:
     send(shop, payload=payload)
     assert reader.chats(1)[0]["payload"] == payload
     reader.close()
+
+
+def test_a_stream_that_finds_nothing_for_long_says_how_far_it_has_come(
+    shop: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "WINDOW", 2)
+    for _ in range(5):
+        enqueue(shop)
+    shop.execute("select send_chats()")
+    subscription = Subscription(("client_id", 2))
+    subscription.begin(since=5)
+    engine = make_engine(database, "test", pool_size=1)
+    assert list(stream._catch_up(engine, subscription, 0)) == [b"id: 2\n\n", b"id: 4\n\n", b"id: 5\n\n"]
+    engine.dispose()
 
 
 def test_a_quiet_stream_has_a_heartbeat(web: Web) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from embedded.cluster import Cluster
@@ -20,7 +22,7 @@ from sql.settings import Settings
 from tests.conftest import Connection, MakeClient, Process, eventually, free_port
 from tests.test_enqueue import enqueue
 from tests.test_send import poison, sent, states
-from worker.consumer import Consumer
+from worker.consumer import HELD_START, LIVE_START, Consumer
 
 Start = Callable[..., Process]
 
@@ -238,6 +240,18 @@ def test_a_restart_of_the_database_between_two_requests_costs_no_error(
         cluster.stop()
         cluster.start(port=port)
         assert client.get("/readyz").status_code == 200
+
+
+def test_a_full_look_that_was_cancelled_is_not_tried_again_at_once(database: str) -> None:
+    consumer = Consumer(Settings(database_url=database))
+    consumer._floor = floor = {"live_from": "2026-03-02 10:00+00", **HELD_START}
+    consumer._full_looks[0].done(20)
+    consumer._full_looks[1].done(20)
+    assert all(look.at - time.monotonic() > 50 for look in consumer._full_looks)
+    consumer._trouble(sa.exc.OperationalError("", {}, psycopg.errors.QueryCanceled()))
+    assert consumer._floor == floor
+    consumer._trouble(sa.exc.OperationalError("", {}, psycopg.errors.AdminShutdown()))
+    assert consumer._floor == LIVE_START | HELD_START
 
 
 def test_a_worker_refuses_a_schema_that_is_newer_than_the_next(shop: Connection, database: str, start: Start) -> None:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 
 from sql.database import make_engine, query
@@ -34,6 +35,7 @@ LONGEST_BATCH_SECONDS = 0.5
 LIVE_START: dict[str, Any] = {"live_from": "-infinity"}
 HELD_START: dict[str, Any] = {"held_from": "-infinity", "held_from_seq": 0, "held_from_conversation": 0}
 FULL_LOOK_SECONDS = 1.0
+LONGEST_LOOK_SECONDS = 60.0  # between two, however dear: what was released below the floor waits for the next
 LIVE_LOOK_SHARE = 20  # a full look may take this part of the time
 HELD_LOOK_SHARE = 400  # here much less: live chats wait for it, and at 20 it made their p99 during a flood
 TROUBLE_PAUSE_SECONDS = 0.5
@@ -50,8 +52,8 @@ class FullLook:
     at: float = 0.0  # monotonic
 
     def done(self, took: float) -> None:
-        """It took so many seconds."""
-        self.at = time.monotonic() + max(FULL_LOOK_SECONDS, took * self.share)
+        """It took so many seconds, whether it got through or not."""
+        self.at = time.monotonic() + min(LONGEST_LOOK_SECONDS, max(FULL_LOOK_SECONDS, took * self.share))
 
 
 class Consumer:
@@ -93,17 +95,19 @@ class Consumer:
         floor = dict(self._floor)
         for look in looks:
             floor |= look.start
-        with self._engine.connect() as connection:
-            report = connection.execute(query("send_chats"), {"batch_size": self._batch_size, **floor}).one()
+        try:
+            with self._engine.connect() as connection:
+                report = connection.execute(query("send_chats"), {"batch_size": self._batch_size, **floor}).one()
+        finally:
+            took = time.monotonic() - started
+            for look in looks:
+                look.done(took)
         STANDING_BY.set(report.claimed is None)
         if report.claimed is None:
             return None
-        took = time.monotonic() - started
         count_batch(report, took)
         for failure in report.failures or ():
             _tell_failure(**failure)
-        for look in looks:
-            look.done(took)
         self._most = min(2 * self._most, LARGEST_BATCH_SIZE)
         if took > LONGEST_BATCH_SECONDS:
             self._most = max(1, self._batch_size // 2)
@@ -137,8 +141,10 @@ class Consumer:
             self._floor["held_from_seq"] = report.held_until_seq
             self._floor["held_from_conversation"] = report.held_until_conversation
 
-    def _trouble(self, error: Exception) -> None:
-        self._floor = LIVE_START | HELD_START
+    def _trouble(self, error: sa.exc.SQLAlchemyError) -> None:
+        # A full look that did not get through the dead rows in its time would not next time either: on from the floor.
+        if not isinstance(getattr(error, "orig", None), psycopg.errors.QueryCanceled):
+            self._floor = LIVE_START | HELD_START
         self._batch_size = self._most = max(1, self._batch_size // 8)
         log("database_trouble", reason=error)
         DATABASE_TROUBLES.inc()

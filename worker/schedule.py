@@ -22,6 +22,7 @@ from worker.metrics import HOURS_KEPT
 log = Log("worker")
 
 CHECK_SECONDS = 60
+STATEMENT_SECONDS = 300  # a store's million held chats get their new opening in one statement
 SAMPLE_SECONDS = 30  # as long as one row of queue_samples is for
 PRUNE_SECONDS = 300
 PRUNE_CHATS = 500  # a transaction: some 20 ms
@@ -33,7 +34,9 @@ class Schedule:
 
     def __init__(self, settings: Settings) -> None:
         # A session keeps the zones' rules as they were when it first read them: a new one for each look.
-        self._engine = make_engine(settings.direct_url, "shoptalk schedule", pool_size=0)
+        self._engine = make_engine(
+            settings.direct_url, "shoptalk schedule", pool_size=0, statement_timeout_seconds=STATEMENT_SECONDS
+        )
         self._keep_days = settings.keep_days
         self._stopping = threading.Event()
         # Late runs happen, once: one run does whatever was missed.

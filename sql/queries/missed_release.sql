@@ -8,5 +8,5 @@ select d.chats, d.since,
            and (l.classid::bigint << 32 | l.objid::bigint) = sender_lock() limit 1) as sender
   from (select count(*) as chats, min(due_at) as since
           from (select due_at from chat_queue
-                 where not paused and due_at < shoptalk_now() - :seconds * interval '1 second'
+                 where not paused and due_at < (select shoptalk_now()) - :seconds * interval '1 second'
                  order by due_at limit 10000) due) d
