@@ -180,13 +180,21 @@ def _insist_on_stream() -> None:
             raise no_such(kind)
         thing = _thing(kind, number)
         if kind == "client" and "operator_id" not in caller().within:
-            thing = {**caller().within, "client_id": number}  # of its chats the stream shows those within reach
+            # Of its chats the stream shows those within reach; but only who may write to it may say that it is there.
+            is_ours = "as" not in request.args or _may_write_to(number)
+            thing = {**caller().within, "client_id": number} if is_ours else None
         if thing is None and kind == "conversation" and "conversation_id" in caller().within:
             thing = {**caller().within, "conversation_id": number}  # it has not begun; the stream shows what fits
         if not caller().reaches(thing):
             raise no_such(kind)
     if (party := request.args.get("as")) is not None:
         speak_as(party, "as")
+
+
+def _may_write_to(client_id: int) -> bool:
+    of = {"client_id": client_id, "operator_id": None, "store_id": caller().within.get("store_id")}
+    with context.engine().connect() as connection:
+        return bool(connection.execute(query("parties_store"), of).one().has_client)
 
 
 def _thing(kind: str, number: int) -> Mapping[str, Any] | None:

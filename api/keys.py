@@ -102,7 +102,7 @@ class KeyRing:
     def _token_holder(self, token: str) -> Caller | None:
         try:
             content = self._signer.loads(token)
-        except itsdangerous.BadData:
+        except (itsdangerous.BadData, UnicodeError):  # UnicodeError: bytes that are no UTF-8
             return None
         issuer = self._issuers.get(content["key"])
         if issuer is None or content["until"] <= time.time() or not issuer.reaches(content["of"]):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import urllib.parse
+
 from flask import Flask, Response, current_app, request
 
 from api.problems import Problem
+from sql.settings import is_loopback
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Last-Event-ID"
 SHOWN_HEADERS = "Idempotent-Replayed, Link, Location, Retry-After"
@@ -22,10 +25,17 @@ def install(app: Flask, origins: frozenset[str]) -> None:
 
 
 def refuse_other_sites() -> None:
-    """Raises Problem 403 for a change that a page of another site asks for.
+    """Raises Problem 403 for a change that a page of another site asks for, and for whatever is asked of another name.
 
-    For where no key is asked for: otherwise any page that a developer opens could send chats to this machine.
+    For where no key is asked for: otherwise any page that a developer opens could send chats to this machine; and one
+    whose name is made to lead here (DNS rebinding) is of the same site to the browser, and could read all of it.
     """
+    try:
+        name = urllib.parse.urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        name = ""
+    if not (is_loopback(name) or name.endswith(".localhost")):
+        raise Problem(403, "without keys only localhost and 127.0.0.1 are answered: make a key (docs/security.md)")
     is_change = request.method not in ("GET", "HEAD", "OPTIONS")
     if is_change and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _listed():
         raise Problem(403, "a page of another site asks for this: put its origin into SHOPTALK_CORS_ORIGINS")

@@ -12,7 +12,7 @@ import psycopg
 import sqlalchemy as sa
 
 from embedded.reach import database_urls
-from sql.database import make_engine, query
+from sql.database import connect, make_engine, query
 from sql.schema import WrongSchema, check_version
 
 LOCK_SECONDS = 10
@@ -84,7 +84,7 @@ def reached() -> Iterator[tuple[str, str]]:
     """The database's URL, and the one past any pooler. Raises Unreachable for one that does not answer."""
     with database_urls(os.environ) as (url, direct_url):
         try:
-            psycopg.connect(direct_url, connect_timeout=5, application_name="shoptalk cli").close()
-        except psycopg.OperationalError as error:
+            connect(direct_url, "shoptalk cli").close()
+        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
             raise Unreachable(f"cannot reach the database: {str(error).strip()}") from None
         yield url, direct_url

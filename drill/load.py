@@ -39,6 +39,7 @@ class Load:
         self.pace = "steady"
         self.pauses = dict(PACES)
         self.bad_until = 0.0  # of time.monotonic()
+        self.bad_share = BAD_SHARE
         self.ending = threading.Event()  # no new chats
         self.given_up = threading.Event()  # no more repeating of old ones either
         self._seed = seed
@@ -69,7 +70,7 @@ class Drafts:
     def next(self) -> Draft:
         """A fifth goes to a few hot conversations, a tenth starts a new one that others start as well."""
         self._count += 1
-        chance, bad = self.chooser.random(), self.chooser.random() < BAD_SHARE
+        chance, bad = self.chooser.random(), self.chooser.random() < self._load.bad_share
         fresh, usual = 1000 + self._count // 10, self.chooser.choice(HOT if chance < 0.3 else USUAL)
         conversation = fresh if chance < 0.1 else usual
         bad = bad and self._load.allows_bad(conversation)

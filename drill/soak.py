@@ -22,6 +22,8 @@ from drill.shop import Connection, Shop
 mpl.use("svg")
 import matplotlib.pyplot as plt  # after use()
 
+# Chats that cannot be sent are the drill's matter; enough of them here that there are some at every kill.
+BAD_SHARE = 0.001
 GAP_SECONDS = 15.0  # between two kills, on average
 LIMIT_SECONDS = 30.0
 SETTLE_SECONDS = 30.0  # in which the producers' pauses are set so that they send half of it
@@ -61,6 +63,7 @@ class Soak(Drill):
     def __init__(self, shop: Shop, seconds: float, seed: int, plot: Path) -> None:
         super().__init__(shop, seconds, seed, Plant())
         self._plot = plot
+        self.load.bad_share = BAD_SHARE
         self._samples: list[dict[str, float]] = []
         self._limit = 0.0
         self._done = threading.Event()

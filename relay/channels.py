@@ -105,6 +105,11 @@ async def in_conversation_order(chats: Sequence[Row], send: Callable[[Row], Awai
                 except Trouble as trouble:
                     outcome.trouble = outcome.trouble or trouble
                     return
+                except Exception as error:
+                    # Ours to mend; without this the others would go on behind a turn that has ended.
+                    log("channel_failed", traceback=True)
+                    outcome.trouble = outcome.trouble or Trouble(f"a fault of ours: {type(error).__name__}")
+                    return
 
     await asyncio.gather(*map(send_one_after_the_other, conversations.values()))
     return outcome
@@ -126,6 +131,7 @@ class Channel:
         self._again = asyncio.Event()  # and do not wait for the time that was set
         self._stopping = self._waiting = False
         self._requeued = True  # dead letters may be waiting for another try
+        self._version, self._changed = row.version, False  # of its settings; and they are others than the lease's
         self.caught_up = False
         self._seen: int = row.cursor  # looked through up to here
         self.token: int = row.token  # of our last lease: it says whether `_seen` still holds
@@ -142,7 +148,9 @@ class Channel:
 
     def compare(self, row: Row) -> None:
         """Looks at once, whatever was agreed, where somebody has changed the channel in the table."""
-        if not (row.requeued or row.token != self.token or (self._waiting and not row.wait_seconds)):
+        if row.version != self._version:
+            self._version, self._changed = row.version, True
+        if not (self._changed or row.requeued or row.token != self.token or (self._waiting and not row.wait_seconds)):
             return
         self._requeued = self._requeued or row.requeued
         self.caught_up = False
@@ -184,6 +192,7 @@ class Channel:
 
     async def _turn(self) -> float | None:
         """Leases the channel and works on it; answers how long to wait for the next turn, None: until there is work."""
+        self._changed = False
         lease = await self._database.one(
             query("lease_channel"), channel_id=self.channel_id, owner=self._owner, seconds=LEASE_SECONDS
         )
@@ -222,7 +231,7 @@ class Channel:
         """Delivers what there is, and (where the far side stays connected) what comes; answers as _turn() does."""
         try:
             await self._far_side.open(lease.settings)
-            while not self._stopping:
+            while not self._stopping and not self._changed:
                 self._work.clear()
                 if await self._deliver_batch(lease):
                     continue
@@ -235,7 +244,7 @@ class Channel:
             if self._far_side.stays:
                 await asyncio.shield(self._far_side.close())
         await self._database.rows(query("release_lease"), channel_id=self.channel_id, token=lease.token)
-        return None
+        return 0.0 if self._changed else None
 
     async def _idle(self) -> None:
         """Waits for work. Raises Trouble when the far side's connection is lost meanwhile."""
@@ -324,7 +333,8 @@ class Channel:
     async def _put_off(self, lease: Row, trouble: Trouble) -> float:
         """Notes a failure, gives the lease back, and answers how long to wait."""
         seconds = self._far_side.backoff_seconds(self._attempts)
-        disable = trouble.disable or seconds is None
+        # Who says when to come again is not given up.
+        disable = trouble.disable or (seconds is None and trouble.retry_seconds is None)
         seconds = max(seconds or 0.0, 0.0) if trouble.retry_seconds is None else trouble.retry_seconds
         DELIVERIES.labels("failed").inc()
         log(

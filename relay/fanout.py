@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,10 +72,13 @@ class Fanout:
             bounds = await self._database.one(query("log_bounds"))
             self._position = bounds.latest if bounds else 0
             log("fanout_began", position=self._position)
+            beat_at = 0.0
             while True:
                 heard = [note async for note in ear.notifies(timeout=BEAT_SECONDS, stop_after=1)]
-                if not heard or any(note.channel == "chat_sent" for note in heard):
+                # By the clock: signals alone, one after the other, must not keep it from looking.
+                if any(note.channel == "chat_sent" for note in heard) or time.monotonic() >= beat_at:
                     await self._publish_log(exchange)
+                    beat_at = time.monotonic() + BEAT_SECONDS
                 if signals := [note.payload for note in heard if note.channel == "chat_event"]:
                     await self._publish(exchange, {"signals": signals})
         finally:

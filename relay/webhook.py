@@ -24,7 +24,7 @@ from sql.shapes import instant, sent_chat
 # As the specification suggests: ten attempts over about three days.
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 JITTER = 0.1
-LONGEST_RETRY_AFTER_SECONDS = 86400.0
+SHORTEST_RETRY_AFTER_SECONDS, LONGEST_RETRY_AFTER_SECONDS = 1.0, 86400.0
 TIMEOUT_SECONDS = 20.0
 LARGEST_ANSWER_BYTES = 65536  # of an answer's body; what comes after is not read
 SHOWN_CHARACTERS = 200  # of it, in the attempt that is kept
@@ -57,6 +57,7 @@ class Webhook:
             max_connections=WIDTH, keepalive_expiry=30, network_backend=GuardedNetwork(allow_private)
         )
         self._retry_seconds: Sequence[float] = RETRY_SECONDS
+        self._refusals: dict[int, int] = {}  # in a row, by chat; no more than were on their way at once
 
     async def open(self, settings: dict[str, Any]) -> None:
         """Takes the settings over; the connections are made as they are needed."""
@@ -95,7 +96,7 @@ class Webhook:
             try:
                 answer = await self._post(chat)
                 attempt["status"] = answer.status
-                self._judge(answer, attempts)
+                self._judge(chat.chat_id, answer)
             except (Trouble, Refused) as problem:
                 attempt["error"] = str(problem)[: SHOWN_CHARACTERS + 100]
                 raise
@@ -148,21 +149,24 @@ class Webhook:
         }
         return [(name.encode(), value.encode()) for name, value in fields.items()]
 
-    def _judge(self, answer: Answer, attempts: int) -> None:
+    def _judge(self, chat_id: int, answer: Answer) -> None:
         """Raises what an answer other than 2xx means; a redirect is one, and is not followed."""
+        refusals = self._refusals.pop(chat_id, 0)
         if 200 <= answer.status < 300:
             return
         reason = f"answered {answer.status} {answer.text}".strip()
         if answer.status == 410:
             raise Trouble(reason, disable=True)
-        if answer.status in REFUSALS and attempts >= REFUSED_AFTER:
-            raise Refused(reason)
+        if answer.status in REFUSALS:
+            if refusals >= REFUSED_AFTER:
+                raise Refused(reason)
+            self._refusals[chat_id] = refusals + 1
         wanted = retry_after_seconds(answer.retry_after) if answer.status in (429, 503) else None
         raise Trouble(reason, wanted)
 
 
 def retry_after_seconds(text: str | None) -> float | None:
-    """What a Retry-After header asks for, at most a day; None where it asks for nothing that is understood."""
+    """What a Retry-After header asks for, a second to a day; None where it asks for nothing that is understood."""
     if text is None:
         return None
     if text.strip().isascii() and text.strip().isdigit():
@@ -170,7 +174,7 @@ def retry_after_seconds(text: str | None) -> float | None:
     else:
         try:
             at = email.utils.parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = (at.replace(tzinfo=at.tzinfo or dt.UTC) - dt.datetime.now(dt.UTC)).total_seconds()
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+    return min(max(seconds, SHORTEST_RETRY_AFTER_SECONDS), LONGEST_RETRY_AFTER_SECONDS)

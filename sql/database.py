@@ -28,14 +28,25 @@ CONNECTION: dict[str, Any] = {
 
 def connect(database_url: str, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
     """A plain connection in autocommit, as LISTEN and session locks need it. Raises psycopg.Error."""
-    return psycopg.connect(database_url, autocommit=True, application_name=application_name, **CONNECTION)
+    try:
+        return psycopg.connect(database_url, autocommit=True, application_name=application_name, **CONNECTION)
+    except psycopg.ProgrammingError:
+        raise _unreadable_url() from None
 
 
 async def connect_async(database_url: str, application_name: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
     """The same for asyncio."""
-    return await psycopg.AsyncConnection.connect(
-        database_url, autocommit=True, application_name=application_name, **CONNECTION
-    )
+    try:
+        return await psycopg.AsyncConnection.connect(
+            database_url, autocommit=True, application_name=application_name, **CONNECTION
+        )
+    except psycopg.ProgrammingError:
+        raise _unreadable_url() from None
+
+
+def _unreadable_url() -> psycopg.ProgrammingError:
+    """In place of libpq's error, which repeats the piece at fault: as a rule the password."""
+    return psycopg.ProgrammingError("the database's URL cannot be read: percent-encode its password")
 
 
 def make_engine(

@@ -104,7 +104,7 @@ class Settings:
     @property
     def is_exposed(self) -> bool:
         """Whether HOST lets other machines in."""
-        return not _is_loopback(self.host)
+        return not is_loopback(self.host)
 
     @property
     def pooled(self) -> bool:
@@ -191,7 +191,7 @@ def _metrics(name: str, text: str, environ: Mapping[str, str]) -> tuple[str, int
         return None
     host, _, port = text.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
-    if not _is_loopback(host) and not environ.get("SHOPTALK_API_KEYS"):
+    if not is_loopback(host) and not environ.get("SHOPTALK_API_KEYS"):
         raise BadSetting(
             f"{name}={text} can be read by other machines: set SHOPTALK_API_KEYS, which are then asked for"
         )
@@ -206,7 +206,8 @@ def _timezone(name: str) -> str:
     return name
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether the name or address leads to this machine alone."""
     if host == "localhost":
         return True
     try:

@@ -180,6 +180,19 @@ def test_nobody_gets_anything_without_a_credential_that_is_known(
     assert stand(shop) == before
 
 
+def test_a_credential_that_is_no_text_is_none_that_is_known(guarded: FlaskClient) -> None:
+    for credential in ("\xe9", "\xff.\xfe.\xfd"):
+        assert guarded.get("/v1/queue", headers=bearer(credential)).status_code == 401
+
+
+def test_a_store_cannot_say_that_a_client_of_another_is_there(guarded: FlaskClient, shop: Connection) -> None:
+    key = bearer(make_key(shop, "second", "{read}", 2))
+    assert guarded.get("/v1/stream?client_id=1&as=client", headers=key).status_code == 404
+    answer = guarded.get("/v1/stream?client_id=2&as=client", headers=key)
+    assert answer.status_code == 200
+    answer.close()
+
+
 def test_a_key_with_too_small_a_scope_gets_nothing(guarded: FlaskClient, shop: Connection) -> None:
     others = {"send": "{read,admin}", "read": "{send,admin}", "admin": "{send,read}"}
     small = {scope: make_key(shop, scope, scopes) for scope, scopes in others.items()}

@@ -212,6 +212,7 @@ def test_keys(shop: Connection, shoptalk: Shoptalk) -> None:
     [
         ("host=127.0.0.1 port=1 dbname=x", "cannot reach the database"),
         ("not a url", "cannot reach the database"),
+        ("postgresql://shop:50%off@127.0.0.1/shop", "percent-encode its password"),
     ],
 )
 def test_a_database_that_cannot_be_reached(
@@ -222,6 +223,7 @@ def test_a_database_that_cannot_be_reached(
     assert answer.status == 3
     assert says in answer.err
     assert "Traceback" not in answer.err
+    assert "50%off" not in answer.err
 
 
 def test_a_database_without_our_schema(server: str, shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,16 @@ def test_while_it_is_open_no_page_of_another_site_changes_anything(shop: Connect
     assert client.post("/v1/chats", json=CHAT, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 201
 
 
+def test_while_it_is_open_no_other_name_is_answered(shop: Connection, client: FlaskClient) -> None:
+    """A page whose name is made to lead here is of this site, to the browser."""
+    for host, status in (
+        ("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("shop.localhost", 200),
+        ("evil.example:8000", 403), ("127.0.0.1.evil.example", 403), ("10.0.0.1", 403), ("[", 403),
+    ):  # fmt: skip
+        assert client.get("/v1/queue", headers={"Host": host}).status_code == status, host
+    shop.execute("select make_key('first')")
+
+
 def test_answers_are_kept_by_nobody(shop: Connection, client: FlaskClient) -> None:
     for path in ("/v1/queue", "/v1/stores/1", "/nowhere"):
         assert client.get(path).headers["Cache-Control"] == "no-store"

@@ -213,8 +213,8 @@ def test_any_answer_but_2xx_is_tried_again_with_the_same_id(
 def test_retry_after_is_honoured(
     shop: Connection, client: FlaskClient, database: str, start: Start, receiver: Receiver
 ) -> None:
-    put(client, receiver)
-    receiver.answers = [status(429, Retry_After="1"), status(503, Retry_After="1")]
+    put(client, receiver, retry_seconds=[0.01])  # who says when to come again is not given up
+    receiver.answers = [status(429, Retry_After="1"), status(503, Retry_After="0")]
     relay(start, database)
     send(shop, 1)
     eventually(lambda: len(receiver.got) == 1)
@@ -223,6 +223,44 @@ def test_retry_after_is_honoured(
     assert third - second >= 0.9
     assert retry_after_seconds("Fri, 01 Jan 2100 00:00:00 GMT") == 86400
     assert [retry_after_seconds(text) for text in ("-1", "soon", "", "²")] == [None] * 4
+    assert retry_after_seconds("Mon, 01 Jan 99999999999 00:00:00 GMT") is None
+    assert retry_after_seconds("0") == 1
+
+
+def test_a_chat_is_refused_only_for_its_own_refusals(
+    shop: Connection, client: FlaskClient, database: str, start: Start, receiver: Receiver
+) -> None:
+    put(client, receiver)
+    receiver.answers = [status(502), status(502), status(400)]
+    relay(start, database)
+    send(shop, 1)
+    eventually(lambda: len(receiver.got) == 1)
+    eventually(lambda: channel(client)["behind"] == 0)
+    assert channel(client)["failures"] == 0
+
+
+def test_a_changed_url_holds_from_the_next_batch_on(
+    shop: Connection, client: FlaskClient, database: str, start: Start, receiver: Receiver
+) -> None:
+    wrong = Receiver()
+    changed = threading.Event()
+
+    def slowly(handler: BaseHTTPRequestHandler) -> None:
+        changed.wait(20)
+        status(200)(handler)
+
+    wrong.answers = [slowly]
+    put(client, wrong)
+    relay(start, database)
+    conversations = send(shop, 300)
+    eventually(lambda: len(wrong.times) == 1)
+    put(client, receiver)
+    changed.set()
+    eventually(lambda: channel(client)["behind"] == 0)
+    assert len(wrong.times) <= 200
+    check([{"conversation_id": 100, "seq": 1}, *wrong.got, *receiver.got], conversations)
+    assert receiver.got
+    wrong.close()
 
 
 def test_410_disables_and_resume_goes_on_where_it_was(

@@ -15,19 +15,21 @@ export class Refused extends Error {
 /** The network, the server or its database is away; the same request may be sent again. */
 export class Unreachable extends Error {}
 
+const CALL_MS = 30_000; // a connection that died with the laptop asleep says nothing for a quarter of an hour
+
 /** fetch() with the key, asking for one where the server wants it. Raises Refused and Unreachable. */
 export async function open(path, options = {}) {
   const key = apiKey();
   const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
   let response;
   try {
-    response = await fetch(path, { ...options, headers });
+    response = await fetch(path, { signal: AbortSignal.timeout(CALL_MS), ...options, headers });
   } catch (error) {
     throw new Unreachable(error.message);
   }
   if (response.ok) return response;
   if (response.status === 401) {
-    await askForKey(key);
+    if (!(await askForKey(key))) throw new Unreachable("there is no new pass yet");
     return open(path, options);
   }
   if (response.status >= 500 || response.status === 429) throw new Unreachable(`the server answered ${response.status}`);

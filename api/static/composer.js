@@ -15,6 +15,7 @@ export class Composer {
   #on;
   #typed = 0;
   #save = null; // while a chat is edited: what takes its new text
+  #saving = false;
 
   /** `on`: send(text) and typing(). */
   constructor(key, label, on) {
@@ -40,7 +41,8 @@ export class Composer {
     this.field.focus();
   }
 
-  /** Edits the text of a chat that is there already: `save` gets the new one. Escape leaves it as it was. */
+  /** Edits the text of a chat that is there already: `save` gets the new one and says whether that went well. Until it has,
+   * the text stays in the field. Escape leaves the chat as it was. */
   edit(text, save) {
     this.#save = save;
     this.button.textContent = "Save";
@@ -78,15 +80,20 @@ export class Composer {
   #send() {
     const text = this.field.value.trim();
     if (!text || [...text].length > LONGEST) return;
-    if (this.#save) {
-      this.#save(text);
-      return this.#endEdit();
-    }
+    if (this.#save) return this.#saveEdit(text, this.#save);
     this.#on.send(text);
     this.field.value = "";
     this.#typed = 0;
     keep(this.#key, "");
     this.#fit();
+  }
+
+  async #saveEdit(text, save) {
+    if (this.#saving) return;
+    this.#saving = true;
+    const saved = await save(text);
+    this.#saving = false;
+    if (saved && this.#save === save) this.#endEdit();
   }
 
   /** As high as its text, with how many characters are left once that matters. */

@@ -9,6 +9,7 @@ import { List } from "./list.js";
 import { owner, pick, remember } from "./picker.js";
 import { QueueView } from "./queue.js";
 import { watchStore } from "./store.js";
+import { sendLeftovers } from "./outbox.js";
 import { Stream } from "./stream.js";
 import { Talk } from "./talk.js";
 import { full } from "./time.js";
@@ -203,6 +204,7 @@ async function begin() {
   prepareKeys();
   addEventListener("hashchange", route);
   route();
+  sendLeftovers("operator");
   stream = new Stream(`${kind}=${number}&as=operator`, { event: take, resumed, state: showState });
   return stream.start(cursor);
 }

@@ -85,7 +85,7 @@
     } catch {
       // the shop is away: the window asks again
     }
-    frame.contentWindow.postMessage({ shoptalk: "token", token: fresh }, home);
+    frame.contentWindow.postMessage({ shoptalk: "token", token: fresh, again: Boolean(tokenUrl) }, home);
   }
 
   if (document.body) begin();

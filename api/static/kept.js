@@ -23,6 +23,12 @@ export function kept(key, otherwise = null) {
   }
 }
 
+/** Under which keys that begin so something is kept. */
+export function keptKeys(prefix) {
+  const all = using("localStorage", (store) => (store.length === undefined ? [...memory.keys()] : Object.keys(store)));
+  return all.filter((key) => key.startsWith(`shoptalk:${prefix}`)).map((key) => key.slice("shoptalk:".length));
+}
+
 /** Keeps it; an empty string, an empty list and null are forgotten. */
 export function keep(key, value) {
   const empty = value === null || value.length === 0;

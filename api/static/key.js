@@ -7,19 +7,19 @@ const RENEWAL_MS = 10_000;
 
 let asking = null;
 
-/** Returns once there is another key than `refused`. */
+/** Returns once there is another key than `refused`; false: the page around this one has none yet, ask again. */
 export function askForKey(refused) {
-  if (apiKey() !== refused) return Promise.resolve();
-  asking ??= renewed(refused).then((done) => done || dialog(refused)).finally(() => {
+  if (apiKey() !== refused) return Promise.resolve(true);
+  asking ??= renewed(refused).then((found) => (found === null ? dialog(refused) : found)).finally(() => {
     asking = null;
   });
   return asking;
 }
 
-/** Asks the page that embed.js runs in for a new token; false: it has none. */
+/** Asks the page that embed.js runs in for a new token; false: it has none now, but may later; null: it never has. */
 function renewed(refused) {
   const around = new URLSearchParams(location.search).get("embedded");
-  if (!around || parent === window) return Promise.resolve(false);
+  if (!around || parent === window) return Promise.resolve(null);
   return new Promise((done) => {
     const end = (found) => {
       clearTimeout(timer);
@@ -30,7 +30,7 @@ function renewed(refused) {
       if (origin !== around || source !== parent || data?.shoptalk !== "token") return;
       const good = typeof data.token === "string" && data.token !== refused;
       if (good) keepApiKey(data.token);
-      end(good);
+      end(good || (data.again ? false : null));
     };
     const timer = setTimeout(end, RENEWAL_MS, false);
     addEventListener("message", hear);
@@ -55,11 +55,12 @@ function dialog(refused) {
   document.body.append(box);
   box.showModal();
   box.addEventListener("cancel", (event) => event.preventDefault()); // nothing works without it
+  box.addEventListener("close", () => box.isConnected && box.showModal()); // a second Escape closes it all the same
   return new Promise((done) => {
     form.addEventListener("submit", () => {
       keepApiKey(field.value.trim());
       box.remove();
-      done();
+      done(true);
     });
   });
 }

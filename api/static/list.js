@@ -15,6 +15,7 @@ export class List {
   #next = null;
   #loaded = 0; // position of the log that the counts hold; events up to there are in them
   #timer = null;
+  #meanwhile = new Set(); // of each page that is being read, the events that came since it was asked for
   #changed;
   render = soon(() => this.#render());
 
@@ -30,11 +31,19 @@ export class List {
   /** Reads the first page, keeping as many as were there. Answers the stream's cursor. */
   async load() {
     const limit = Math.min(100, Math.max(50, this.items.length));
-    const { data, next } = await call("GET", `${this.#path}?limit=${limit}`);
-    this.#take(data.conversations, next);
-    // The cursor is a position in the log to the server that gave it, and this page is that server's.
-    this.#loaded = Number(data.cursor);
-    return data.cursor;
+    const events = [];
+    this.#meanwhile.add(events);
+    try {
+      const { data, next } = await call("GET", `${this.#path}?limit=${limit}`);
+      this.#meanwhile.delete(events);
+      this.#take(data.conversations, next);
+      // The cursor is a position in the log to the server that gave it, and this page is that server's.
+      this.#loaded = Number(data.cursor);
+      for (const [event, one, id] of events) if (event !== "chat" || Number(id) > this.#loaded) this.take(event, one, id);
+      return data.cursor;
+    } finally {
+      this.#meanwhile.delete(events);
+    }
   }
 
   async more() {
@@ -57,6 +66,7 @@ export class List {
 
   /** Takes an event of the stream. */
   take(event, data, id) {
+    for (const events of this.#meanwhile) events.push([event, data, id]);
     const item = this.find(data.conversation_id);
     if (!item) return event === "chat" || event === "change" ? this.#reload() : null;
     if (event === "chat") this.#chat(item, data, Number(id));

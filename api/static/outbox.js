@@ -1,7 +1,7 @@
 /** Chats on their way to the API: in order, each with its chat_id, so that trying again never sends it twice. */
 
 import { backoff, call, Refused } from "./api.js";
-import { keep, kept } from "./kept.js";
+import { keep, kept, keptKeys } from "./kept.js";
 
 /** Above every id that the database makes and people choose, below 2^53. */
 function newChatId() {
@@ -10,8 +10,10 @@ function newChatId() {
 }
 
 export class Outbox {
-  entries = []; // {chat_id, payload, at, waiting: tried in vain, problem: why the API refused it}
+  entries = []; // {chat_id, payload, at, client_id, operator_id, waiting: tried in vain, problem: why the API refused it}
   #common; // what each chat has besides
+  #seen = new Set(); // the chat_ids that this page knows; what is kept besides is another tab's
+  #left = false;
   #key;
   #on;
   #busy = false;
@@ -24,17 +26,26 @@ export class Outbox {
     this.#key = `outbox:${common.sender}:${common.conversation_id}`;
     this.#on = on;
     this.entries = kept(this.#key, []);
+    for (const { chat_id } of this.entries) this.#seen.add(chat_id);
     addEventListener("online", this.drain);
   }
 
-  stop() {
+  /** Nobody looks at it any more; what is in it is sent all the same. */
+  leave() {
+    this.#on = { accepted() {}, changed() {} };
+    this.#left = true;
+    this.#endIfDone();
+  }
+
+  #endIfDone() {
+    if (!this.#left || this.#first()) return;
     clearTimeout(this.#timer);
     removeEventListener("online", this.drain);
-    this.#on = { accepted() {}, changed() {} };
   }
 
   add(payload) {
-    this.entries.push({ chat_id: newChatId(), payload, at: Date.now() });
+    const { client_id, operator_id } = this.#common;
+    this.entries.push({ chat_id: newChatId(), payload, at: Date.now(), client_id, operator_id });
     this.#changed();
     this.drain();
   }
@@ -66,6 +77,7 @@ export class Outbox {
     } finally {
       this.#busy = false;
       this.#changed();
+      this.#endIfDone();
     }
   };
 
@@ -74,9 +86,10 @@ export class Outbox {
   }
 
   async #send(entry) {
-    const { chat_id, payload } = entry;
+    const { chat_id, payload, client_id, operator_id } = entry;
     try {
-      const { data } = await call("POST", "/v1/chats", { ...this.#common, chat_id, payload });
+      const parties = client_id ? { client_id, operator_id } : {};
+      const { data } = await call("POST", "/v1/chats", { ...this.#common, ...parties, chat_id, payload });
       this.entries = this.entries.filter((one) => one !== entry);
       this.#on.accepted(data);
     } catch (error) {
@@ -90,7 +103,19 @@ export class Outbox {
   }
 
   #changed() {
-    keep(this.#key, this.entries);
+    for (const { chat_id } of this.entries) this.#seen.add(chat_id);
+    const others = kept(this.#key, []).filter((entry) => !this.#seen.has(entry.chat_id));
+    keep(this.#key, [...others, ...this.entries]);
     this.#on.changed();
+  }
+}
+
+/** Sends what earlier pages of this party left unsent, in whatever conversation. */
+export function sendLeftovers(sender) {
+  const prefix = `outbox:${sender}:`;
+  for (const key of keptKeys(prefix)) {
+    const outbox = new Outbox({ conversation_id: Number(key.slice(prefix.length)), sender }, { accepted() {}, changed() {} });
+    outbox.leave();
+    outbox.drain();
   }
 }

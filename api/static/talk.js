@@ -96,16 +96,20 @@ export class Talk {
     this.composer.edit(chat.payload, (payload) => this.#change("PATCH", chat, { payload }, "Changed"));
   };
 
+  /** True: it is done. */
   async #change(method, chat, body, done) {
+    let changed = false;
     try {
       const { data } = await call(method, `/v1/chats/${chat.chat_id}`, body);
       this.conversation.put(data);
       announce(done);
+      changed = true;
     } catch (error) {
       this.#on.problem(error instanceof Refused ? error.message : "That did not work: no connection. Try again.");
       await this.#ignoring(this.load());
     }
     this.changed();
+    return changed;
   }
 
   /** Says to the server how far this party has read: what is at the end, on a tab that is looked at. */
@@ -148,7 +152,7 @@ export class Talk {
   }
 
   close() {
-    this.outbox.stop();
+    this.outbox.leave();
     this.#watcher.disconnect();
     clearTimeout(this.#typingEnds);
     document.removeEventListener("visibilitychange", this.markRead);

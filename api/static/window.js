@@ -12,6 +12,8 @@ const query = new URLSearchParams(location.search);
 const parties = { client_id: Number(query.get("client_id")), operator_id: Number(query.get("operator_id")) };
 const framedBy = query.get("embedded"); // the origin of the page that embed.js runs in
 
+const SHOWN_MS = 8000;
+
 let lookAtStore = null;
 let stream = null;
 
@@ -42,6 +44,7 @@ function showHead() {
 function showProblem(text) {
   byId("problem").textContent = text;
   byId("problem").hidden = !text;
+  if (text) setTimeout(showProblem, SHOWN_MS, "");
 }
 
 function showState(state) {
@@ -53,7 +56,8 @@ function showState(state) {
 /** Reads the conversation, trying until the server is there; false: it has not begun. */
 async function load(options) {
   try {
-    await untilReached(() => talk.load(options), () => showState({ name: "reconnecting" }));
+    // Once there is a stream, it says how the connection stands.
+    await untilReached(() => talk.load(options), () => stream || showState({ name: "reconnecting" }));
     return true;
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
