@@ -43,6 +43,10 @@ _, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
 
 
+# A job in the background has it ignored, and what the tests start would inherit that and not end by Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Postgresql(testing.postgresql.Postgresql):
     """testing.postgresql on the embedded programs, also as root, ended with us."""
 
