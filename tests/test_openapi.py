@@ -37,7 +37,7 @@ def api_schema(server: str, template: str, make_client: MakeClient) -> Iterator[
 
 
 # For a long run: SHOPTALK_EXAMPLES=2000 bin/test tests/test_openapi.py --timeout 0
-EXAMPLES = int(os.environ.get("SHOPTALK_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("SHOPTALK_EXAMPLES", "20"))
 SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -76,7 +76,7 @@ def test_no_sequence_of_requests_is_answered_with_a_5xx(api_schema: schemathesis
             tried += 1
             case.validate_response(response, checks=[not_a_server_error])
 
-    Sequence.run(settings=settings(SETTINGS, max_examples=EXAMPLES // 10, stateful_step_count=10))
+    Sequence.run(settings=settings(SETTINGS, max_examples=max(3, EXAMPLES // 10), stateful_step_count=10))
     assert tried > EXAMPLES // 2
 
 
