@@ -1213,8 +1213,8 @@ end $$;
 -- lane of the earlier chat they wait for. Followers of a pointer that somebody keeps locked look again in a
 -- second and then seldomer, lest a batch of them stand in front of all others for ever, or be rewritten for ever;
 -- and so do the chats of a store whose hours somebody is changing, whose opening period could not be looked up
--- because its row is locked, or whose pace somebody has. Returns whether the one waited for is due below the floor: then nothing is moved, and the
--- next claim must start from the very beginning.
+-- because its row is locked, or whose pace somebody has. Returns whether the one waited for is due below the floor:
+-- then nothing is moved, and the next claim must start from the very beginning.
 create function put_back(
     conversation_ids integer[], seqs integer[], floor queue_floor, at timestamptz) returns boolean
 language plpgsql volatile as $$

@@ -181,7 +181,7 @@ def _insist_on_stream() -> None:
         thing = _thing(kind, number)
         if kind == "client" and "operator_id" not in caller().within:
             # Of its chats the stream shows those within reach; but only who may write to it may say that it is there.
-            is_ours = "as" not in request.args or _may_write_to(number)
+            is_ours = "as" not in request.args or parties_store(number, None).has_client
             thing = {**caller().within, "client_id": number} if is_ours else None
         if thing is None and kind == "conversation" and "conversation_id" in caller().within:
             thing = {**caller().within, "conversation_id": number}  # it has not begun; the stream shows what fits
@@ -191,10 +191,11 @@ def _insist_on_stream() -> None:
         speak_as(party, "as")
 
 
-def _may_write_to(client_id: int) -> bool:
-    of = {"client_id": client_id, "operator_id": None, "store_id": caller().within.get("store_id")}
+def parties_store(client_id: int | None, operator_id: int | None) -> sa.Row[Any]:
+    """has_client: whether the caller's store may write to the client; store_id: the operator's, if it is that store."""
+    of = {"client_id": client_id, "operator_id": operator_id, "store_id": caller().within.get("store_id")}
     with context.engine().connect() as connection:
-        return bool(connection.execute(query("parties_store"), of).one().has_client)
+        return connection.execute(query("parties_store"), of).one()
 
 
 def _thing(kind: str, number: int) -> Mapping[str, Any] | None:

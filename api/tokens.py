@@ -11,13 +11,12 @@ from pydantic import BaseModel, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from api import answers
-from api.access import caller
+from api.access import caller, parties_store
 from api.context import engine, keys, reply
 from api.fields import parse
 from api.openapi import describe
 from api.problems import Problem, field_errors
 from api.requests import body
-from sql.database import query
 from sql.fields import LARGEST_ID, Id, Party
 from sql.tables import conversations
 
@@ -119,9 +118,7 @@ def _conversation(wanted: TokenIn, number: int) -> dict[str, int]:
 
 def _store(client_id: int | None, operator_id: int | None) -> int:
     """The operator's store, 0 without one. Raises Problem 404 where the key reaches not both."""
-    with engine().connect() as connection:
-        values = {"client_id": client_id, "operator_id": operator_id, "store_id": caller().within.get("store_id")}
-        row = connection.execute(query("parties_store"), values).one()
+    row = parties_store(client_id, operator_id)
     if client_id is not None and not row.has_client:
         raise _problem(404, "client_id", f"there is no client {client_id}")
     if operator_id is not None and row.store_id is None:

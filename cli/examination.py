@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from cli.output import without_passwords
 from cli.session import Session, Unreachable
-from sql.database import CONNECTION, query
+from sql.database import CONNECTION, hiding_the_password, query
 
 NAME = "shoptalk doctor"
 SECONDS = 5.0  # for all checks together; what has not been looked at by then is said
@@ -93,7 +93,10 @@ class Look(Session):
     def connect(self, url: str, autocommit: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection that ends with the examination. Nothing is prepared: it may lead to a pooler."""
         limits = CONNECTION | {"connect_timeout": 2, "tcp_user_timeout": 2000}
-        opened = psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, application_name=NAME, **limits)
+        with hiding_the_password():
+            opened = psycopg.connect(
+                url, autocommit=autocommit, prepare_threshold=None, application_name=NAME, **limits
+            )
         with self._lock:
             self._opened.append(opened)
         if self.is_over:

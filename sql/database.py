@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.resources
 import select
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -28,25 +30,25 @@ CONNECTION: dict[str, Any] = {
 
 def connect(database_url: str, application_name: str) -> psycopg.Connection[tuple[Any, ...]]:
     """A plain connection in autocommit, as LISTEN and session locks need it. Raises psycopg.Error."""
-    try:
+    with hiding_the_password():
         return psycopg.connect(database_url, autocommit=True, application_name=application_name, **CONNECTION)
-    except psycopg.ProgrammingError:
-        raise _unreadable_url() from None
 
 
 async def connect_async(database_url: str, application_name: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
     """The same for asyncio."""
-    try:
+    with hiding_the_password():
         return await psycopg.AsyncConnection.connect(
             database_url, autocommit=True, application_name=application_name, **CONNECTION
         )
+
+
+@contextlib.contextmanager
+def hiding_the_password() -> Iterator[None]:
+    """Around a connect: libpq's error about a URL repeats the piece at fault, as a rule the password."""
+    try:
+        yield
     except psycopg.ProgrammingError:
-        raise _unreadable_url() from None
-
-
-def _unreadable_url() -> psycopg.ProgrammingError:
-    """In place of libpq's error, which repeats the piece at fault: as a rule the password."""
-    return psycopg.ProgrammingError("the database's URL cannot be read: percent-encode its password")
+        raise psycopg.ProgrammingError("the database's URL cannot be read: percent-encode its password") from None
 
 
 def make_engine(

@@ -15,13 +15,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from api import stream
-from api.feed import Subscription
-from sql.database import make_engine
 from tests.conftest import AsRole, Connection, clock, eventually
 from tests.test_cli import Shoptalk, shoptalk  # noqa: F401
 from tests.test_enqueue import count, enqueue
 from tests.test_send import looked_at, poison, send, sent, states
-from tests.test_stream import Start, Web
+from tests.test_stream import Start, Web, catching_up
 from tests.test_worker import produce
 
 LONG_AGO = "2026-01-05 10:00"
@@ -271,15 +269,11 @@ def test_a_stream_that_is_catching_up_is_told_of_what_was_pruned_under_it(
     send_some(old, *[7] * 6)
     now(old)
     send_some(old, 7)
-    subscription = Subscription(key)
-    subscription.begin(since=7)
-    engine = make_engine(database, "test", pool_size=1)
-    events = stream._catch_up(engine, subscription, 0)
-    assert next(events).count(b"event: chat") == 2
-    prune(old, most=4)
-    assert next(events).startswith(b"event: reset\nid: 4\n")
-    assert b"".join(events).count(b"event: chat") == 3
-    engine.dispose()
+    with catching_up(database, key, until=7) as events:
+        assert next(events).count(b"event: chat") == 2
+        prune(old, most=4)
+        assert next(events).startswith(b"event: reset\nid: 4\n")
+        assert b"".join(events).count(b"event: chat") == 3
 
 
 def test_a_conversation_answers_what_is_there(old: Connection, client: FlaskClient) -> None:

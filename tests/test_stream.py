@@ -224,6 +224,16 @@ def test_no_text_forges_an_event(shop: Connection, web: Web) -> None:
     reader.close()
 
 
+@contextlib.contextmanager
+def catching_up(database: str, key: tuple[str, int], until: int) -> Iterator[Iterator[bytes]]:
+    """What a stream reads off the log from its start up to the position, part by part."""
+    subscription = Subscription(key)
+    subscription.begin(since=until)
+    engine = make_engine(database, "test", pool_size=1)
+    yield stream._catch_up(engine, subscription, 0)
+    engine.dispose()
+
+
 def test_a_stream_that_finds_nothing_for_long_says_how_far_it_has_come(
     shop: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,11 +241,8 @@ def test_a_stream_that_finds_nothing_for_long_says_how_far_it_has_come(
     for _ in range(5):
         enqueue(shop)
     shop.execute("select send_chats()")
-    subscription = Subscription(("client_id", 2))
-    subscription.begin(since=5)
-    engine = make_engine(database, "test", pool_size=1)
-    assert list(stream._catch_up(engine, subscription, 0)) == [b"id: 2\n\n", b"id: 4\n\n", b"id: 5\n\n"]
-    engine.dispose()
+    with catching_up(database, ("client_id", 2), until=5) as events:
+        assert list(events) == [b"id: 2\n\n", b"id: 4\n\n", b"id: 5\n\n"]
 
 
 def test_a_quiet_stream_has_a_heartbeat(web: Web) -> None:

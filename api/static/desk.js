@@ -2,14 +2,14 @@
 
 import { Refused, untilReached } from "./api.js";
 import { alertTo, prepareSettings, setTitle } from "./alerts.js";
-import { announce, byId } from "./dom.js";
+import { announce, byId, showProblem } from "./dom.js";
 import { listen } from "./keys.js";
 import { showLink } from "./link.js";
 import { List } from "./list.js";
+import { sendLeftovers } from "./outbox.js";
 import { owner, pick, remember } from "./picker.js";
 import { QueueView } from "./queue.js";
 import { watchStore } from "./store.js";
-import { sendLeftovers } from "./outbox.js";
 import { Stream } from "./stream.js";
 import { Talk } from "./talk.js";
 import { full } from "./time.js";
@@ -56,14 +56,6 @@ function showState(state) {
   if (!talk) return;
   talk.link = state;
   talk.changed();
-}
-
-function showProblem(text) {
-  byId("problem").textContent = text;
-  byId("problem").hidden = false;
-  setTimeout(() => {
-    byId("problem").hidden = true;
-  }, 8000);
 }
 
 // Views -------------------------------------------------------------------------------------------

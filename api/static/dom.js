@@ -14,6 +14,17 @@ export function el(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
+const SHOWN_MS = 8000;
+
+/** Says for a while what went wrong. */
+export function showProblem(text) {
+  byId("problem").textContent = text;
+  byId("problem").hidden = false;
+  setTimeout(() => {
+    byId("problem").hidden = true;
+  }, SHOWN_MS);
+}
+
 const contents = new WeakMap(); // node -> what it was made from
 
 /**

@@ -23,9 +23,9 @@ export function kept(key, otherwise = null) {
   }
 }
 
-/** Under which keys that begin so something is kept. */
+/** Under which keys that begin so an earlier page has kept something; where storage is blocked, none has. */
 export function keptKeys(prefix) {
-  const all = using("localStorage", (store) => (store.length === undefined ? [...memory.keys()] : Object.keys(store)));
+  const all = using("localStorage", (store) => Object.keys(store));
   return all.filter((key) => key.startsWith(`shoptalk:${prefix}`)).map((key) => key.slice("shoptalk:".length));
 }
 

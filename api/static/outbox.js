@@ -9,6 +9,8 @@ function newChatId() {
   return 2 ** 52 + (high % 2 ** 20) * 2 ** 32 + low;
 }
 
+const UNHEARD = { accepted() {}, changed() {} };
+
 export class Outbox {
   entries = []; // {chat_id, payload, at, client_id, operator_id, waiting: tried in vain, problem: why the API refused it}
   #common; // what each chat has besides
@@ -32,7 +34,7 @@ export class Outbox {
 
   /** Nobody looks at it any more; what is in it is sent all the same. */
   leave() {
-    this.#on = { accepted() {}, changed() {} };
+    this.#on = UNHEARD;
     this.#left = true;
     this.#endIfDone();
   }
@@ -114,7 +116,7 @@ export class Outbox {
 export function sendLeftovers(sender) {
   const prefix = `outbox:${sender}:`;
   for (const key of keptKeys(prefix)) {
-    const outbox = new Outbox({ conversation_id: Number(key.slice(prefix.length)), sender }, { accepted() {}, changed() {} });
+    const outbox = new Outbox({ conversation_id: Number(key.slice(prefix.length)), sender }, UNHEARD);
     outbox.leave();
     outbox.drain();
   }

@@ -1,7 +1,7 @@
 /** The client's window: one conversation, live, on a page of its own or in a frame that embed.js opens. */
 
 import { Refused, untilReached } from "./api.js";
-import { byId, el } from "./dom.js";
+import { byId, el, showProblem } from "./dom.js";
 import { showLink } from "./link.js";
 import { watchStore } from "./store.js";
 import { Stream } from "./stream.js";
@@ -11,8 +11,6 @@ const conversation_id = Number(location.pathname.split("/").at(-1));
 const query = new URLSearchParams(location.search);
 const parties = { client_id: Number(query.get("client_id")), operator_id: Number(query.get("operator_id")) };
 const framedBy = query.get("embedded"); // the origin of the page that embed.js runs in
-
-const SHOWN_MS = 8000;
 
 let lookAtStore = null;
 let stream = null;
@@ -39,12 +37,6 @@ function showHead() {
       byId("store").textContent = store.text;
     });
   }
-}
-
-function showProblem(text) {
-  byId("problem").textContent = text;
-  byId("problem").hidden = !text;
-  if (text) setTimeout(showProblem, SHOWN_MS, "");
 }
 
 function showState(state) {
