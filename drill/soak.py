@@ -50,6 +50,9 @@ select set_config('shoptalk.now', (clock_timestamp() + interval '1 day' - make_i
 """
 PRUNE = "select (prune('1 day', %s)).more"
 TABLES = ("chat_queue", "conversations", "chat_failures", "chats", "sent_log")
+# As docs/deploy.md advises: a crash takes with it the counts by which autovacuum knows that it is due, and here is one
+# a minute, which is how long it sleeps by default.
+AUTOVACUUM = "alter system set autovacuum_naptime = '15s'", "select pg_reload_conf()"
 SIZES = """
 select (select count(*) from chat_queue), (select coalesce(max(position), 0) from sent_log),
        (select count(*) from pg_stat_activity where datname = current_database()),
@@ -74,6 +77,9 @@ class Soak(Drill):
 
     def wreck(self) -> None:
         """Measures the limit, goes to half of it, and kills for as long as it is to last."""
+        with self.shop.connect("drill soak") as session:
+            for statement in AUTOVACUUM:
+                session.execute(statement)
         self._limit = self._measure_limit()
         self._settle(self._limit / 2)
         sampler = threading.Thread(target=self._sample, daemon=True)
