@@ -77,9 +77,9 @@ class Amqp:
         """For ever: a broker comes back, and it is the shop's own."""
         return broker_backoff_seconds(attempts)
 
-    async def deliver(self, chats: Sequence[Row], attempts: int) -> Outcome:
+    async def deliver(self, chats: Sequence[Row], attempts: int, outcome: Outcome) -> None:
         """Publishes each chat and waits for the broker's word on it."""
-        return await in_conversation_order(chats, self._publish, WINDOW)
+        await in_conversation_order(chats, self._publish, WINDOW, outcome)
 
     async def _publish(self, chat: Row) -> None:
         key = f"store.{chat.store_id}.conversation.{chat.conversation_id}.chat"

@@ -54,6 +54,7 @@ class Outcome:
     done: set[int] = field(default_factory=set)
     refused: dict[int, Refused] = field(default_factory=dict)
     trouble: Trouble | None = None
+    stopped: bool = False  # by us: no more are to be begun
     tried: list[dict[str, Any]] = field(default_factory=list)  # a webhook's attempts, kept for a look
 
 
@@ -67,8 +68,8 @@ class FarSide(Protocol):
     async def open(self, settings: dict[str, Any]) -> None:
         """Connects. Raises Trouble. Called again, with the settings as they are now, for each lease."""
 
-    async def deliver(self, chats: Sequence[Row], attempts: int) -> Outcome:
-        """Delivers chats, each conversation's in order. attempts: of the channel, failed in a row."""
+    async def deliver(self, chats: Sequence[Row], attempts: int, outcome: Outcome) -> None:
+        """Delivers chats, each conversation's in order, and notes it. attempts: of the channel, failed in a row."""
 
     async def lost(self) -> None:
         """Returns never, or raises Trouble when the connection is lost."""
@@ -80,13 +81,14 @@ class FarSide(Protocol):
         """How long to wait after so many failed attempts in a row; None: give up and disable the channel."""
 
 
-async def in_conversation_order(chats: Sequence[Row], send: Callable[[Row], Awaitable[None]], width: int) -> Outcome:
+async def in_conversation_order(
+    chats: Sequence[Row], send: Callable[[Row], Awaitable[None]], width: int, outcome: Outcome
+) -> None:
     """Sends up to `width` chats at once, but of a conversation never the next before the last is confirmed.
 
     So a chat that is refused or lost can never be overtaken by a later one of its conversation. `send` raises
-    Refused and Trouble; after trouble no more are begun.
+    Refused and Trouble; after trouble, or once stopped, no more are begun.
     """
-    outcome = Outcome()
     places = asyncio.Semaphore(width)
     conversations = defaultdict(list)
     for chat in chats:
@@ -95,7 +97,7 @@ async def in_conversation_order(chats: Sequence[Row], send: Callable[[Row], Awai
     async def send_one_after_the_other(own: list[Row]) -> None:
         for chat in own:
             async with places:
-                if outcome.trouble is not None:
+                if outcome.trouble is not None or outcome.stopped:
                     return
                 try:
                     await send(chat)
@@ -112,7 +114,6 @@ async def in_conversation_order(chats: Sequence[Row], send: Callable[[Row], Awai
                     return
 
     await asyncio.gather(*map(send_one_after_the_other, conversations.values()))
-    return outcome
 
 
 class Tail:
@@ -130,6 +131,7 @@ class Channel:
         self._work = asyncio.Event()  # there may be something to do
         self._again = asyncio.Event()  # and do not wait for the time that was set
         self._stopping = self._waiting = False
+        self._outcome = Outcome()  # of the batch on its way
         self._requeued = True  # dead letters may be waiting for another try
         self._version, self._changed = row.version, False  # of its settings; and they are others than the lease's
         self.caught_up = False
@@ -158,8 +160,8 @@ class Channel:
         self._again.set()
 
     def stop(self) -> None:
-        """Lets the batch on its way end and then ends run()."""
-        self._stopping = True
+        """Lets the chats on their way arrive, begins no more, and then ends run()."""
+        self._stopping = self._outcome.stopped = True
         self._work.set()
         self._again.set()
 
@@ -221,11 +223,7 @@ class Channel:
         known = True
         while known:
             await asyncio.sleep(RENEW_SECONDS)
-            known = bool(
-                await self._database.rows(
-                    query("renew_lease"), channel_id=self.channel_id, token=lease.token, seconds=LEASE_SECONDS
-                )
-            )
+            known = await self._database.renew_lease(self.channel_id, lease.token, LEASE_SECONDS)
 
     async def _work_on(self, lease: Row) -> float | None:
         """Delivers what there is, and (where the far side stays connected) what comes; answers as _turn() does."""
@@ -283,8 +281,10 @@ class Channel:
         return True
 
     async def _deliver(self, chats: Sequence[Row]) -> Outcome:
+        self._outcome = Outcome(stopped=self._stopping)
         with DELIVERY_SECONDS.time():
-            return await self._far_side.deliver(chats, self._attempts)
+            await self._far_side.deliver(chats, self._attempts, self._outcome)
+        return self._outcome
 
     async def _settle(self, lease: Row, outcome: Outcome, chats: Sequence[Row], upto: int) -> None:
         """Moves the cursor over what is done. Raises Trouble where there was some, or the lease is lost."""

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from sql.database import connect_async, make_engine
+from sql.database import connect_async, make_engine, query
 from sql.metrics import listener_is_lost, listener_is_up
 
-CONNECTIONS = 4  # and as many threads: a statement never waits for a connection
+CONNECTIONS = 4  # and as many threads: a statement never waits for a connection. One more is for the leases
 
 Row = sa.Row[Any]
 
@@ -22,8 +22,9 @@ class Database:
     """Runs one statement at a call, each its own transaction: none is ever open while something else is waited for."""
 
     def __init__(self, database_url: str, pooled: bool = False) -> None:
-        self._engine = make_engine(database_url, "shoptalk relay", pool_size=CONNECTIONS, pooled=pooled)
+        self._engine = make_engine(database_url, "shoptalk relay", pool_size=CONNECTIONS + 1, pooled=pooled)
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="database")
+        self._lease_thread = ThreadPoolExecutor(1, thread_name_prefix="leases")
 
     async def rows(self, statement: sa.TextClause, **values: Any) -> list[Row]:
         """What it answers. Raises sqlalchemy.exc.SQLAlchemyError."""
@@ -34,6 +35,12 @@ class Database:
         rows = await self.rows(statement, **values)
         return rows[0] if rows else None
 
+    async def renew_lease(self, channel_id: int, token: int, seconds: float) -> bool:
+        """Whether the lease is still ours, and now for so long. Never behind slow reads, lest it run out."""
+        values = {"channel_id": channel_id, "token": token, "seconds": seconds}
+        run = asyncio.get_running_loop().run_in_executor
+        return bool(await run(self._lease_thread, self._run, query("renew_lease"), values))
+
     def _run(self, statement: sa.TextClause, values: dict[str, Any]) -> list[Row]:
         with self._engine.connect() as connection:
             return list(connection.execute(statement, values))
@@ -41,6 +48,7 @@ class Database:
     def close(self) -> None:
         """Ends the threads and the connections, once what they do is done."""
         self._threads.shutdown()
+        self._lease_thread.shutdown()
         self._engine.dispose()
 
 

@@ -37,6 +37,7 @@ class GuardedNetwork(httpcore.AnyIOBackend):
 
     def __init__(self, allow_private: bool) -> None:
         self._allow_private = allow_private
+        self._lookups: dict[tuple[str, int], asyncio.Future[Any]] = {}  # on their way
 
     async def connect_tcp(
         self,
@@ -55,10 +56,22 @@ class GuardedNetwork(httpcore.AnyIOBackend):
                 failure = httpcore.ConnectError(f"cannot connect to {host}: {error or type(error).__name__}")
         raise failure
 
+    def _look_up(self, host: str, port: int) -> asyncio.Future[Any]:
+        """One at a time for a host: each takes one of all channels' few threads until its name server answers."""
+        if (host, port) not in self._lookups:
+            self._lookups[host, port] = asyncio.ensure_future(self._resolve(host, port))
+        return self._lookups[host, port]
+
+    async def _resolve(self, host: str, port: int) -> Any:
+        try:
+            return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        finally:
+            del self._lookups[host, port]
+
     async def _addresses(self, host: str, port: int) -> list[str]:
         """All of them, and none if one is private: whoever answers that has something in mind."""
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.shield(self._look_up(host, port))
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"cannot resolve {host}: {error}") from None
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -24,7 +24,7 @@ REFRESH_SECONDS = 30.0  # and under its word that channels have changed
 TIDY_SECONDS = 60.0
 RECONNECT_SECONDS = 1.0
 PAGE = 5000  # positions of the log at a look
-STOP_SECONDS = 3.0  # for batches on their way; honcho gives 5
+STOP_SECONDS = 3.0  # for chats on their way; honcho gives 5
 
 
 class Relay:
@@ -43,7 +43,7 @@ class Relay:
         self._refresh_at = self._tidy_at = 0.0
 
     def stop(self) -> None:
-        """Lets batches on their way end, and then ends run()."""
+        """Lets chats on their way arrive, and then ends run()."""
         self._stopping.set()
 
     async def run(self) -> None:
@@ -139,7 +139,7 @@ class Relay:
         return Webhook(self._settings.webhook_allow_private)
 
     async def _end(self, channel_ids: list[int]) -> None:
-        """Ends work on these channels, their batches on the way first."""
+        """Ends work on these channels, once their chats on the way have arrived."""
         ending = [self._channels.pop(channel_id) for channel_id in channel_ids]
         for channel, _ in ending:
             channel.stop()

@@ -85,7 +85,7 @@ class Webhook:
             return None
         return float(self._retry_seconds[attempts]) * random.uniform(1, 1 + JITTER)  # noqa: S311
 
-    async def deliver(self, chats: Sequence[Row], attempts: int) -> Outcome:
+    async def deliver(self, chats: Sequence[Row], attempts: int, outcome: Outcome) -> None:
         """POSTs each chat; every attempt is kept in the outcome."""
         tried: list[tuple[float, dict[str, Any]]] = []
 
@@ -103,10 +103,9 @@ class Webhook:
             finally:
                 attempt["took_seconds"] = time.monotonic() - began
 
-        outcome = await in_conversation_order(chats, send, WIDTH)
+        await in_conversation_order(chats, send, WIDTH, outcome)
         now = time.monotonic()
         outcome.tried = [attempt | {"ago_seconds": now - began} for began, attempt in tried]
-        return outcome
 
     async def _post(self, chat: Row) -> Answer:
         """One attempt. Raises Trouble where no whole answer's head comes."""

@@ -73,15 +73,16 @@ class Xmpp:
         """Never gives up: it is the house's own server."""
         return backoff_seconds(attempts, *BACKOFF_SECONDS)
 
-    async def deliver(self, chats: Sequence[Row], attempts: int) -> Outcome:
+    async def deliver(self, chats: Sequence[Row], attempts: int, outcome: Outcome) -> None:
         """Sends the chats and then a ping: its answer says that the server has them all.
 
         After a failure one by one, so that a chat at whose sight the server ends the stream is found and given up.
         """
         await self._note_late()
-        outcome = Outcome()
         step = 1 if attempts else BATCH
         for start in range(0, len(chats), step):
+            if outcome.stopped:
+                break
             own = chats[start : start + step]
             try:
                 await self._confirmed(own, outcome)
@@ -91,7 +92,6 @@ class Xmpp:
                 if len(own) == 1 and condition in FAULTS:
                     outcome.refused[own[0].position] = Refused(str(trouble))
                 break
-        return outcome
 
     async def _confirmed(self, chats: Sequence[Row], outcome: Outcome) -> None:
         """Sends these and waits for the server. Raises Trouble."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ipaddress
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,12 +17,13 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpcore
 import psycopg
 import pytest
 from flask.testing import FlaskClient
 from standardwebhooks import Webhook
 
-from relay.guard import is_public
+from relay.guard import GuardedNetwork, is_public
 from relay.webhook import retry_after_seconds
 from tests.conftest import ROOT, Connection, Process, eventually
 from tests.proxy import Proxy
@@ -31,7 +34,7 @@ SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 
 class Receiver:
-    """A web server that keeps what it is sent, and answers as it is told: `answers` first, then 200."""
+    """A web server that keeps what it is sent, and answers as it is told: `answers` first, then `otherwise`."""
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
@@ -39,6 +42,7 @@ class Receiver:
         self.times: list[float] = []
         self.secret = SECRET
         self.answers: list[Callable[[BaseHTTPRequestHandler], None]] = []
+        self.otherwise = status(200)
         self.refuses: set[int] = set()
         self.lock = threading.Lock()
         receiver = self
@@ -57,7 +61,7 @@ class Receiver:
                         answer = status(422)
                     if answer is None:
                         receiver.got.append(body["data"])
-                (answer or status(200))(self)
+                (answer or receiver.otherwise)(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -368,6 +372,90 @@ def test_what_is_not_public(address: str) -> None:
     assert is_public(ipaddress.ip_address("8.8.8.8"))
 
 
+def test_a_name_server_that_does_not_answer_takes_one_thread_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    answer = threading.Event()
+
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[Any]:
+        asked.append(host)
+        answer.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))]
+
+    async def connect(network: GuardedNetwork, seconds: float) -> str:
+        try:
+            async with asyncio.timeout(seconds):
+                await network.connect_tcp("slow.example", 1)
+        except (TimeoutError, httpcore.ConnectError) as error:
+            return str(error)
+        return "connected"
+
+    async def several() -> None:
+        network = GuardedNetwork(allow_private=False)
+        assert await asyncio.gather(*(connect(network, 0.01) for _ in range(8))) == [""] * 8
+        assert asked == ["slow.example"]
+        answer.set()
+        assert await connect(network, 60) == "slow.example is 127.0.0.1, which is not a public address"
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    asyncio.run(several())
+
+
+def test_a_relay_that_is_told_to_end_begins_no_more_and_repeats_nothing(
+    shop: Connection, client: FlaskClient, database: str, start: Start, receiver: Receiver
+) -> None:
+    def take_your_time(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.5)  # 100 of them, eight at once, take twice as long as an ending relay has
+        status(200)(handler)
+
+    receiver.otherwise = take_your_time
+    put(client, receiver)
+    conversations = send(shop, 1, 100)
+    process = relay(start, database)
+    eventually(lambda: len(receiver.got) >= 16)
+    assert process.end() == 0
+    assert len(receiver.got) < 100
+    receiver.otherwise = status(200)
+    relay(start, database)
+    eventually(lambda: len(receiver.got) >= 100)
+    receiver.check(conversations)
+    eventually(lambda: channel(client)["behind"] == 0)
+    assert len(receiver.got) == 100
+
+
+def test_leases_are_renewed_however_long_reads_of_the_log_take(
+    shop: Connection, client: FlaskClient, database: str, start: Start, receiver: Receiver
+) -> None:
+    for number in range(4):  # as many as the relay has threads for its reads
+        body = {"kind": "webhook", "url": receiver.url, "secret": SECRET}
+        assert client.put(f"/v1/stores/1/channels/c{number}", json=body).status_code == 201
+    send(shop, 1)
+    shop.execute(
+        """create sequence gate;
+           create function wait_at_gate() returns boolean language plpgsql as $$ begin
+             while (select is_called from gate) loop perform pg_sleep(0.05); end loop; return true; end $$;
+           select nextval('gate');
+           alter table conversations rename to gated;
+           create view conversations as select * from gated where wait_at_gate()"""
+    )
+    relay(start, database)
+
+    def reads() -> list[tuple[object, ...]]:
+        reading = "select pid, xact_start from pg_stat_activity where application_name = 'shoptalk relay'"
+        return shop.execute(f"{reading} and state = 'active' and query ~ 'entries as' order by pid").fetchall()
+
+    def leases() -> set[object]:
+        return {until for (until,) in shop.execute("select lease_until from channels")}
+
+    eventually(lambda: len(reads()) == 4)
+    waiting = reads()
+    for _ in range(2):
+        before = leases()
+        eventually(lambda: not leases() & before)  # noqa: B023
+    assert reads() == waiting
+    shop.execute("select setval('gate', 1, false)")
+    eventually(lambda: len(receiver.got) == 4)
+
+
 def test_two_relays_one_killed_and_one_that_overslept_lose_nothing_and_keep_order(
     shop: Connection, client: FlaskClient, database: str, start: Start, receiver: Receiver
 ) -> None:
@@ -444,7 +532,8 @@ def test_a_dead_far_side_delays_nobody_else(
 @pytest.mark.parametrize(
     ("field", "value"),
     [("kind", "amqp"), ("url", "ftp://x/"), ("url", "http://a:b@x/"), ("url", "http://[::1/"), ("url", "http://ü/"),
-     ("secret", "whsec_abc"), ("retry_seconds", []), ("timeout_seconds", 0), ("from", "middle"), ("url", 7)],
+     ("secret", "whsec_abc"), ("secret", ""), ("retry_seconds", []), ("timeout_seconds", 0),
+      ("from", "middle"), ("url", 7)],
 )  # fmt: skip
 def test_bad_settings_name_the_field(shop: Connection, client: FlaskClient, field: str, value: Any) -> None:
     body = {"kind": "webhook", "url": "https://example.org/", field: value}
