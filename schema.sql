@@ -17,7 +17,7 @@ create table schema_version (
     version integer not null
 );
 create unique index schema_version_single_row on schema_version ((true));
-insert into schema_version values (3);
+insert into schema_version values (4);
 
 
 -- Clock and locks -----------------------------------------------------------------------------------
@@ -1348,8 +1348,23 @@ begin
     return live || held;
 end $$;
 
+-- What two batches did together; `later` is the later one in the queue's order.
+create function add_reports(earlier send_report, later send_report) returns send_report
+language sql immutable as $$
+    select earlier.claimed + later.claimed, earlier.sent + later.sent, earlier.failed + later.failed,
+           greatest(earlier.live_until, later.live_until),
+           coalesce(later.held_until, earlier.held_until),
+           case when later.held_until is null then earlier.held_until_seq else later.held_until_seq end,
+           case when later.held_until is null then earlier.held_until_conversation
+                else later.held_until_conversation end,
+           earlier.below_floor or later.below_floor, earlier.live_sent + later.live_sent,
+           greatest(earlier.live_waited, later.live_waited), greatest(earlier.held_waited, later.held_waited),
+           coalesce(earlier.failures || later.failures, earlier.failures, later.failures)
+$$;
+
 -- A batch; and where it raises, its halves, down to the culprits, so that the rest goes. Each attempt is a
--- subtransaction of its own.
+-- subtransaction of its own. What has failed before goes by itself, ahead of its followers: so four of a dead letter's
+-- five attempts cost one subtransaction each, and not one for each time that the batch is halved.
 --
 -- What is halved is the list of pointers, and not the number to claim: a held chat that cannot be sent would come
 -- along with each half of the live ones, and make all of them go one by one.
@@ -1358,11 +1373,12 @@ returns send_report
 language plpgsql volatile as $$
 declare
     pointers tid[];
+    suspects tid[];
+    suspect tid;
     half integer;
     culprit chat_queue;
     reason text;
-    first_half send_report;
-    second_half send_report;
+    report send_report;
 begin
     begin
         return send_batch(batch_size, floor, at, chosen);
@@ -1372,29 +1388,32 @@ begin
         end if;
         reason := sqlstate || ': ' || sqlerrm;
     end;
-    if chosen is null and reason like 'ST002:%' then
-        return send_carefully(batch_size, floor, at, due_pointers(batch_size, floor, at));
-    end if;
     if cardinality(chosen) = 1 then
         select * into culprit from chat_queue q where q.ctid = chosen[1];
         return (1, 0, 1, null::timestamptz, null::timestamptz, null::integer, null::integer, false,
                 0, null::interval, null::interval, record_failure(culprit, reason, at));
     end if;
     pointers := coalesce(chosen, due_pointers(batch_size, floor, at));
+    if chosen is null and reason like 'ST002:%' then
+        return send_carefully(batch_size, floor, at, pointers);
+    end if;
+    suspects := array(
+        select p.pointer
+          from unnest(pointers) with ordinality as p(pointer, place)
+          join chat_queue q on q.ctid = p.pointer join chat_failures f using (chat_id)
+         where chosen is null
+         order by p.place);
+    if cardinality(suspects) > 0 then
+        report := (0, 0, 0, null, null, null, null, false, 0, null, null, null);
+        foreach suspect in array suspects loop
+            report := add_reports(report, send_carefully(batch_size, floor, at, array[suspect]));
+        end loop;
+        return add_reports(report, send_carefully(
+            batch_size, floor, at, array(select p from unnest(pointers) p where p <> all (suspects))));
+    end if;
     half := cardinality(pointers) / 2;
-    first_half := send_carefully(batch_size, floor, at, pointers[:half]);
-    second_half := send_carefully(batch_size, floor, at, pointers[half + 1:]);
-    return (first_half.claimed + second_half.claimed, first_half.sent + second_half.sent,
-            first_half.failed + second_half.failed,
-            coalesce(second_half.live_until, first_half.live_until),
-            coalesce(second_half.held_until, first_half.held_until),
-            case when second_half.held_until is null then first_half.held_until_seq else second_half.held_until_seq end,
-            case when second_half.held_until is null then first_half.held_until_conversation
-                 else second_half.held_until_conversation end,
-            first_half.below_floor or second_half.below_floor, first_half.live_sent + second_half.live_sent,
-            greatest(first_half.live_waited, second_half.live_waited),
-            greatest(first_half.held_waited, second_half.held_waited),
-            coalesce(first_half.failures || second_half.failures, first_half.failures, second_half.failures));
+    return add_reports(send_carefully(batch_size, floor, at, pointers[:half]),
+                       send_carefully(batch_size, floor, at, pointers[half + 1:]));
 end $$;
 
 -- Sends the next due chats, about batch_size of them, in one short transaction: claim, write to the
@@ -2478,6 +2497,7 @@ begin
     update chat_failures f set reason = erased where f.chat_id = any (ids);
     update channel_failures f set reason = erased where f.chat_id = any (ids);
     update channel_attempts a set error = erased where a.chat_id = any (ids) and a.error is not null;
+    delete from channel_attempts a where not exists (select from chats c where c.chat_id = a.chat_id);  -- whose? Pruned
     update inbound_messages i set message_id = erased || ' ' || i.chat_id where i.chat_id = any (ids);
     update channels h set last_error = erased
      where h.last_error is not null
@@ -2728,13 +2748,13 @@ begin
 end $$;
 
 -- The chat came back from its XMPP address after it had counted as delivered: a dead letter, late. Nothing happens
--- where somebody says so who is not the one it was sent to. requeue_seconds not null: once more then.
+-- where somebody says so who is not the one it was sent to. requeue_seconds not null: once more then, for three days.
 create function bounced_on_xmpp(
     conversation_id integer, chat_id bigint, xmpp_jid text, reason text, requeue_seconds double precision) returns void
 language sql volatile as $$
     insert into channel_failures as f (channel_id, position, chat_id, reason, failed_at, requeue_at)
     select h.channel_id, l.position, c.chat_id, bounced_on_xmpp.reason, at,
-           at + requeue_seconds * interval '1 second'
+           case when l.sent_at > at - interval '3 days' then at + requeue_seconds * interval '1 second' end
       from chats c join sent_log l on l.conversation_id = c.conversation_id and l.seq = c.seq
       join channels h on h.store_id is null and h.kind = 'xmpp' and h.cursor >= l.position,
            lateral (select shoptalk_now() as at) clock
@@ -2825,7 +2845,9 @@ create table queue_samples (
     cancelled bigint not null,
     oldest_held timestamptz,                  -- since when the one that is held longest has been
     next_release timestamptz,
-    channels jsonb not null                   -- see channel_totals
+    channels jsonb not null,                  -- see channel_totals
+    -- How long the first that might go had waited then. queue_pressure() does not see one that was passed over.
+    queued_seconds double precision not null default 0
 );
 
 -- One worker takes it.
@@ -2840,12 +2862,13 @@ begin
     if exists (select from queue_samples s where s.at = slot) or not pg_try_advisory_xact_lock(sample_lock()) then
         return;
     end if;
-    insert into queue_samples (at, held, queued, failed, sent, cancelled, oldest_held, next_release, channels)
+    insert into queue_samples (at, held, queued, failed, sent, cancelled, oldest_held, next_release, channels, queued_seconds)
     select slot, sum(chats) filter (where state = 'held'), sum(chats) filter (where state = 'queued'),
            sum(chats) filter (where state = 'failed'), sum(chats) filter (where state = 'sent'),
            sum(chats) filter (where state = 'cancelled'),
            min(oldest) filter (where state = 'held'), min(next_release),
-           (select coalesce(jsonb_agg(t), '[]') from channel_totals t)
+           (select coalesce(jsonb_agg(t), '[]') from channel_totals t),
+           coalesce(greatest(0, extract(epoch from shoptalk_now() - min(oldest) filter (where state = 'queued'))), 0)
       from queue_status
     on conflict do nothing;
     delete from queue_samples s where s.at < slot - interval '24 hours';

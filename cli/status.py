@@ -51,7 +51,7 @@ def status(as_json: bool) -> None:
 def _look(session: Session) -> dict[str, Any]:
     return {
         "states": session.rows(query("queue_status")),
-        "oldest_seconds": session.one(query("queue_pressure"))["oldest_seconds"],
+        "oldest_seconds": session.value(query("oldest_queued")),
         "worker_seen_at": session.value(query("worker_seen")),
         "paused": session.rows(query("list_paused")),
         "pruned": session.one(query("last_prune")),

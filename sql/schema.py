@@ -12,7 +12,7 @@ from sql.log import Log
 
 log = Log("schema")
 
-VERSION = 3  # what schema.sql writes into schema_version
+VERSION = 4  # what schema.sql writes into schema_version
 OLDEST_SERVER = 150000
 INSTALL_LOCK = 7310579100
 

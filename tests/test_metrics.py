@@ -209,8 +209,19 @@ def test_the_queues_figures_are_the_samples_and_the_waiting_ones_age_is_now(
     assert told["shoptalk_relay_lag_positions", "kind=webhook,state=failing"] == 5
     assert 7200 <= told["shoptalk_relay_lag_seconds", "kind=webhook,state=failing"] < 7300
     assert told["shoptalk_channel_dead_letters", "kind=webhook,state=failing"] == 1
-    shop.execute("delete from chat_queue")
+    shop.execute("delete from chat_queue; delete from queue_samples; select sample_queue()")
     assert told_by(client)["shoptalk_queue_oldest_seconds", "state=queued"] == 0
+
+
+def test_a_chat_that_is_passed_over_while_others_go_shows_in_the_age_of_the_queue(
+    shop: Connection, client: FlaskClient
+) -> None:
+    """Its conversation is locked by somebody, say; the look from the last one sent on does not see it."""
+    shop.execute("select enqueue_chat(7, 1, 1, 'x'), enqueue_chat(8, 1, 1, 'x'); select send_chats()")
+    shop.execute("select enqueue_chat(7, 1, 1, 'x'); update chat_queue set due_at = now() - interval '1 hour'")
+    assert shop.execute("select oldest_seconds from queue_pressure()").fetchone() == (0,)
+    shop.execute("select sample_queue()")
+    assert told_by(client)["shoptalk_queue_oldest_seconds", "state=queued"] >= 3600
 
 
 def told_by(client: FlaskClient) -> dict[tuple[str, str], float]:

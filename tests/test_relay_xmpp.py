@@ -257,6 +257,23 @@ def test_a_chat_that_comes_back_is_a_dead_letter_and_the_rest_goes_on(
     assert len(failures(client)) == 1
 
 
+def test_what_comes_back_for_the_time_being_is_sent_again_for_three_days(shop: Connection) -> None:
+    shop.execute("select open_system_channel('xmpp'); update operators set xmpp_jid = 'olga@localhost'")
+    chat = enqueue(shop)
+    send_all(shop)
+    shop.execute("update channels set cursor = 1")
+
+    def comes_back() -> bool:
+        shop.execute("select bounced_on_xmpp(7, %s, 'olga@localhost', 'wait', 300)", [chat.chat_id])
+        row = shop.execute("delete from channel_failures returning requeue_at is not null").fetchone()
+        assert row is not None
+        return bool(row[0])
+
+    assert comes_back()
+    shop.execute("select set_config('shoptalk.now', (now() + interval '3 days')::text, false)")
+    assert not comes_back()
+
+
 @pytest.mark.parametrize("prosody", ["component_stanza_size_limit = 4000"], indirect=True)
 def test_a_chat_that_the_server_ends_the_stream_for_is_given_up_alone(
     people: Connection, client: FlaskClient, database: str, start: Start, prosody: Prosody, join: Join

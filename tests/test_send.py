@@ -38,6 +38,24 @@ def poison(db: Connection) -> None:
     )
 
 
+def count_tries(db: Connection) -> None:
+    """From now on, writes to the log are counted, those that are rolled back too."""
+    db.execute(
+        """create sequence tries minvalue 0;
+           create function count_try() returns trigger language plpgsql as $$ begin
+             perform nextval('tries'); return null; end $$;
+           create trigger count_try before insert on sent_log for each statement execute function count_try();
+           select nextval('tries')"""
+    )
+
+
+def tries(db: Connection) -> int:
+    """How many there were."""
+    row = db.execute("select last_value from tries").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def test_sends_in_order_and_acks(shop: Connection) -> None:
     for conversation in (7, 8, 7, 7):
         enqueue(shop, conversation)
@@ -151,16 +169,30 @@ def test_a_bad_chat_that_was_held_makes_the_live_ones_beside_it_not_go_one_by_on
     clock(shop, "2026-03-02 09:00")
     for _ in range(8):
         enqueue(shop, None)
-    shop.execute(
-        """create sequence tries;
-           create function count_try() returns trigger language plpgsql as $$ begin
-             perform nextval('tries'); return null; end $$;
-           create trigger count_try before insert on sent_log for each statement execute function count_try()"""
-    )
+    count_tries(shop)
     report = send(shop, 10)
     assert (report.claimed, report.sent, report.failed) == (10, 9, 1)
     # Of 10 with the bad one at the end but one: 10, 5, 5, 2, 3, 1, 2, 1, and of the last two only the good one.
-    assert shop.execute("select last_value from tries").fetchone() <= (10,)
+    assert tries(shop) <= 10
+
+
+def test_what_has_failed_before_is_tried_by_itself_ahead_of_the_rest_of_its_batch(shop: Connection) -> None:
+    poison(shop)
+    clock(shop, "2026-03-02 10:00:00")
+    enqueue(shop, 7, "bad")
+    enqueue(shop, 7, "behind")
+    assert send(shop).failed == 1
+    count_tries(shop)
+    clock(shop, "2026-03-02 10:00:01")
+    for _ in range(60):
+        enqueue(shop, None)
+    report = send(shop)
+    assert (report.claimed, report.sent, report.failed) == (62, 60, 1)
+    assert tries(shop) == 3  # all at once, the bad one, all others
+    shop.execute("drop trigger refuse_bad on sent_log")
+    clock(shop, "2026-03-02 10:00:03")
+    assert send(shop).sent == 2
+    assert sent(shop)[-2:] == [(7, 1), (7, 2)]
 
 
 def test_a_pointer_that_could_not_be_deleted_with_its_batch_is_claimed_anew_and_not_logged_twice(
