@@ -49,7 +49,7 @@ class WebhookIn(BaseModel):
     ]
     secret: Annotated[
         str | None,
-        AfterValidator(lambda value: value and _webhook_secret(value)),
+        AfterValidator(lambda value: None if value is None else _webhook_secret(value)),
         WithJsonSchema({"anyOf": [{"type": "string", "pattern": "^whsec_[A-Za-z0-9+/]{43}=$"}, {"type": "null"}]}),
     ] = None
     timeout_seconds: Annotated[float, Field(ge=0.1, le=30)] | None = None

@@ -3,6 +3,8 @@
 Nor prometheus_client in the master, before the folder in which the processes keep what they count is known.
 """
 
+import http
+import json
 import os
 import resource
 import shutil
@@ -11,6 +13,7 @@ import tempfile
 from types import FrameType
 from typing import Any
 
+import gunicorn.util
 from gunicorn.glogging import Logger
 
 from sql.log import configure, formatter
@@ -48,6 +51,19 @@ class logger_class(Logger):  # type: ignore[misc]  # the setting's name; gunicor
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(formatter())
+
+
+def write_problem(client: Any, status: int, _: str, detail: str) -> None:
+    """Answers what gunicorn itself refuses, before the app sees it, as the app answers all else (RFC 9457)."""
+    status = 400 if status == 501 else status  # of Transfer-Encoding, and so of the request
+    title = http.HTTPStatus(status).phrase
+    detail = detail or title
+    body = json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail, "message": detail})
+    head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+    gunicorn.util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+
+
+gunicorn.util.write_error = write_problem
 
 
 def child_exit(server: Any, worker: Any) -> None:

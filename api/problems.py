@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -10,6 +11,7 @@ import gevent
 import psycopg
 import sqlalchemy as sa
 from flask import Flask, Response, current_app, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from sql.log import Log
@@ -126,6 +128,6 @@ def register(app: Flask) -> None:
 def _drain_body(limit_bytes: int = 64 * 2**20) -> None:
     """Reads off a body that was too large, so that the client gets to read the answer and not a reset."""
     stream = request.environ["wsgi.input"]
-    with gevent.Timeout(DRAIN_SECONDS, False):
+    with gevent.Timeout(DRAIN_SECONDS, False), contextlib.suppress(ParseException, OSError):
         while limit_bytes > 0 and (chunk := stream.read(65536)):
             limit_bytes -= len(chunk)

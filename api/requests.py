@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl
 
 import gevent
 from flask import request
 from gunicorn.http.errors import ParseException
 from pydantic import TypeAdapter, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.problems import Problem, field_errors
 from sql.fields import ChatId, Id
@@ -30,7 +32,7 @@ def body(json_only: bool = False) -> Any:
     if request.mimetype == "application/json":
         return _json(data)
     if not json_only and request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
-        return request.form.to_dict()
+        return _form(data)
     others = "" if json_only else ", application/x-www-form-urlencoded or multipart/form-data"
     raise Problem(415, f"send application/json{others}")
 
@@ -44,9 +46,25 @@ def _whole_body() -> bytes:
         raise Problem(408, f"the body took longer than {BODY_SECONDS} s") from None
     except (ParseException, OSError) as error:  # gunicorn's word on chunks that are none
         raise Problem(400, f"the body cannot be read: {error}") from None
+    most = request.max_content_length
+    if request.content_length is None and most is not None and len(data) >= most:
+        raise RequestEntityTooLarge  # in chunks: it was cut there
     if request.content_length not in (None, len(data)):
         raise Problem(400, "the body ended early")
     return data
+
+
+def _form(data: bytes) -> dict[str, str]:
+    """A form's fields, of each the first. Others' encodings are refused: read as UTF-8 they would be another text."""
+    try:
+        if request.mimetype == "application/x-www-form-urlencoded":
+            return dict(reversed(parse_qsl(data.decode(), keep_blank_values=True, errors="strict")))
+    except ValueError:
+        raise Problem(400, "the form is not UTF-8") from None
+    fields = request.form.to_dict()
+    if any("\ufffd" in value and value.encode() not in data for value in fields.values()):
+        raise Problem(400, "the form is not UTF-8")
+    return fields
 
 
 def _json(data: bytes) -> Any:
@@ -63,7 +81,9 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def id_or_none(text: str | None, chat: bool = False) -> int | None:
-    """The id that a text is; None: it cannot be one."""
+    """The id that a text is; None: it cannot be one. Blanks around it are none: they would get into a Link header."""
+    if text is None or text != text.strip():
+        return None
     try:
         return (_chat_id if chat else _id).validate_python(text)
     except ValidationError:
@@ -92,7 +112,7 @@ def query_number(name: str, default: int, least: int, most: int) -> int:
     text = request.args.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 11 and least <= int(text) <= most):
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
         reason = f"expected a whole number from {least} to {most}"
         raise Problem(400, f"{name}: {reason}", field_errors(name, reason))
     return int(text)

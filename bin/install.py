@@ -6,6 +6,7 @@ Run by the other commands with whatever Python there is: standard library only. 
 import fcntl
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -66,6 +67,7 @@ def main(name):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that pip is ended too
     try:
         main(sys.argv[1])
     except (subprocess.CalledProcessError, OSError) as problem:

@@ -1,5 +1,5 @@
 # Read by the commands beside it: finds Python 3.11 or newer and installs the file given into .venv.
-# Sets `root`.
+# Sets `root`; install() is for further files.
 umask 022  # the servers' account has to reach what root installs; secrets are made with modes of their own
 case ${SHOPTALK_DATA:-/} in /*) ;; *) export SHOPTALK_DATA="$PWD/$SHOPTALK_DATA" ;; esac
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -14,5 +14,12 @@ if [ -z "$found" ]; then
     echo "shoptalk: Python 3.11 or newer is needed" >&2
     exit 1
 fi
-"$found" "$root/bin/install.py" "$1"
+# In the background, so that a signal to this shell alone ends it too, and pip with it.
+install() {
+    "$found" "$root/bin/install.py" "$1" &
+    trap 'kill $!; wait; exit 143' INT TERM HUP
+    wait $!
+    trap - INT TERM HUP
+}
+install "$1"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"

@@ -27,6 +27,14 @@ def _integer(value: Any) -> Any:
     raise PydanticCustomError("integer", "expected a whole number")
 
 
+def _number(value: Any) -> Any:
+    """The number that a value is, or else the value."""
+    try:
+        return _integer(value)
+    except PydanticCustomError:
+        return value
+
+
 def _clean_text(value: Any) -> Any:
     """Text that PostgreSQL can keep: UTF-8 without NUL."""
     if isinstance(value, str):
@@ -107,7 +115,7 @@ class ChatIn(BaseModel, json_schema_extra=_either_operator):
     @classmethod
     def _one_operator(cls, data: Any) -> Any:
         both = isinstance(data, dict) and {"operator_id", "opertor_id"} <= data.keys()
-        if both and str(data["operator_id"]) != str(data["opertor_id"]):
+        if both and _number(data["operator_id"]) != _number(data["opertor_id"]):
             raise PydanticCustomError("field", "differs from operator_id", {"field": "opertor_id"})
         return data
 

@@ -31,7 +31,7 @@ from tests.test_stream import Web
 
 TEXTS = [
     "", " ", "0", "-1", "1", "7", "2147483647", "2147483648", "9007199254740993", "9" * 400, "1e3", "0x7", "1.0", "NaN",
-    "null", "true", "x" * 300, "é" * 299, "\u202e{{ username }}", "{{ operator }}" * 20,
+    "1\n", "1\u2003", "null", "true", "x" * 300, "é" * 299, "\u202e{{ username }}", "{{ operator }}" * 20,
     "\x00", "\ud800", "%00", "../..",
     "' or 1=1 --", "';select pg_sleep(1)", "²", "٣", "\n", "\r\nX: y", "\\", "\x1b[2J", "<script>", "start", "client",
     "operator", "infinity", "-infinity", "2026-02-30T00:00:00Z", "0001-01-01T00:00:00+23:59", "Europe/Berlin", "mon",

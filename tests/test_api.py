@@ -65,6 +65,7 @@ def test_the_four_operations_as_the_brief_has_them(client: FlaskClient, slash: s
     assert post("/app/addClient", ANN) == ANN
     assert post("/app/addOperator", OLGA) == OLGA
     chat = post("/app/startChat", {k: v for k, v in CHAT.items() if k != "operator_id"} | {"opertor_id": 1})
+    assert post("/app/startChat", CHAT | {"operator_id": " 1", "opertor_id": "01"}) == chat
     date = chat.pop("utc_date")
     assert re.fullmatch(UTC, date)
     assert chat == {
@@ -321,6 +322,13 @@ def test_each_bad_field_is_named_and_nothing_stored(robust: FlaskClient, path: s
         (b" " * 10_000_000, "application/json", 413),
         (b"a=" + b"x" * 10_000_000, "application/x-www-form-urlencoded", 413),
         (b"", "application/x-www-form-urlencoded", 400),
+        (b"a=caf%E9", "application/x-www-form-urlencoded", 400),
+        (b"a=caf\xe9", "application/x-www-form-urlencoded", 400),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n\xe9\r\n--x--\r\n',
+            "multipart/form-data; boundary=x",
+            400,
+        ),
         (b"--x\r\n", "multipart/form-data; boundary=x", 400),
         (b"x", "multipart/form-data", 400),
         (b"<a/>", "text/xml", 415),

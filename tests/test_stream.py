@@ -341,6 +341,43 @@ def test_a_body_that_ends_early_or_is_cut_into_no_chunks_is_refused(web: Web, re
     assert b"application/problem+json" in answer
 
 
+def raw(web: Web, *parts: bytes) -> bytes:
+    """The answer to these bytes. What is not taken any more is none of ours."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for part in parts:
+                connection.sendall(part)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b"ZZ\r\n"])
+def test_a_body_in_chunks_that_too_large_is_refused_and_not_cut_short(web: Web, shop: Connection, end: bytes) -> None:
+    head = b"POST /app/addClient/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+    head += b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+    form = b"client_id=77&location=x&pad=" + b"x" * (5 * 2**20 - 39) + b"&username=Annabella"  # cut within the name
+    answer = raw(web, head, b"%x\r\n" % len(form), form, b"\r\n", end)
+    assert answer.startswith(b"HTTP/1.1 413"), answer
+    assert b"application/problem+json" in answer
+    assert shop.execute("select count(*) from clients where client_id = 77").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        ("POST /v1/chats HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: foo\r\n\r\n", 400),
+        (f"GET /v1/stores/1/hours/explain?at={'9' * 5000} HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (f"GET /v1/stream?client_id=1 HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {'9' * 9000}\r\n\r\n", 431),
+        ("POST /v1/chats HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n", 400),
+        ("GET /v1/chats/1 HTTP/1.1\r\nHost: x\r\nExpect: x\r\n\r\n", 417),
+    ],
+)
+def test_what_the_server_itself_refuses_is_a_problem_too(web: Web, request_text: str, status: int) -> None:
+    head, _, body = raw(web, request_text.encode()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d" % status)
+    assert b"application/problem+json" in head
+    assert json.loads(body)["status"] == status
+
+
 # Everything dies, and every reader has each of its chats once and in order -----------------------------
 
 CHATS, CONVERSATIONS = 10_000, 200
