@@ -14,23 +14,37 @@ import psycopg
 from cli.examination import Finding, Look, ok, problem, warning
 from cli.output import said
 from sql.database import query
+from sql.log import formatter
 from sql.settings import BadSetting, Settings
 
 ROUND_TRIP_SECONDS = 1.5  # a notification that takes longer is lost
 SLOW_SECONDS = 0.5
 CLOCK_WARNING_SECONDS, CLOCK_PROBLEM_SECONDS = 1.0, 60.0
 ZONES, SAMPLES = 100, 366 * 4  # the most used zones, at every six hours of a year
+# By these a process is known to run: a pooler keeps its other sessions, and their names, when it is gone.
+WORKERS_EAR, RELAYS_EAR = "shoptalk worker bell", "shoptalk relay ear"
 PAST_THE_POOLER = "set SHOPTALK_LISTEN_URL, for every process, to the server itself (its own port, often 5432)"
 
 
 def settings(look: Look) -> Iterator[Finding]:
     """The environment's settings are such that a process would start."""
     try:
-        Settings.from_environment(look.environ)
+        found = Settings.from_environment(look.environ)
+        formatter()  # reads SHOPTALK_LOG
     except BadSetting as error:
         yield problem(str(error), "set it as the README says; no process starts with it")
+        return
+    if found.is_exposed and not found.api_keys and look.has_schema and not _has_live_key(look):
+        yield problem(
+            f"HOST={found.host} lets other machines in, and there is no key to ask them for: web does not start",
+            "shoptalk keys make shop, or set SHOPTALK_API_KEYS, or leave HOST at 127.0.0.1",
+        )
     else:
         yield ok("as the processes want them")
+
+
+def _has_live_key(look: Look) -> bool:
+    return any(row["revoked_at"] is None for row in look.rows(query("list_keys")))
 
 
 def pooler(look: Look) -> Iterator[Finding]:
@@ -106,15 +120,15 @@ def listeners(look: Look) -> Iterator[Finding]:
         yield problem("a LISTEN does not last here: not tried", PAST_THE_POOLER)
     running = sessions(look)
     for process, ear, meanwhile in (
-        ("worker", "shoptalk worker bell", "chats are sent by the poll, late"),
-        ("relay", "shoptalk relay ear", "channels are looked at by the poll, late"),
+        ("worker", WORKERS_EAR, "chats are sent by the poll, late"),
+        ("relay", RELAYS_EAR, "channels are looked at by the poll, late"),
     ):
-        if f"shoptalk {process}" in running and ear not in running:
+        if look.direct_url == look.url and f"shoptalk {process}" in running and ear not in running:
             yield warning(f"a {process} runs, but none listens (it does when it is idle): {meanwhile}",
                           "look again when it is idle; otherwise see its log for listener_lost")  # fmt: skip
     if look.environ.get("FANOUT") == "amqp" and "shoptalk fanout" not in running:
         yield problem("FANOUT=amqp, but no relay publishes to the web nodes", "start a relay with FANOUT and AMQP_URL")
-    names = {"shoptalk worker bell": "worker", "shoptalk feed": "web", "shoptalk relay ear": "relay"}
+    names = {WORKERS_EAR: "worker", "shoptalk feed": "web", RELAYS_EAR: "relay"}
     listening = [process for name, process in names.items() if name in running]
     yield ok(f"listening now: {said(listening)} (web only while it has streams)")
 

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
-from cli.checks_reach import sessions
+from cli.checks_reach import RELAYS_EAR, WORKERS_EAR, sessions
 from cli.examination import Finding, Look, ok, problem, warning
 from cli.output import counted, said
 from sql.database import query
@@ -21,7 +21,7 @@ NO_RELAY = "start a relay (systemctl start shoptalk-relay, or bin/run), or see i
 def worker(look: Look) -> Iterator[Finding]:
     """A worker runs, and has kept the hours lately."""
     seen_at = look.value(query("worker_seen"))
-    workers = sum(count for name, count in sessions(look).items() if name.startswith("shoptalk worker"))
+    workers = sessions(look).get(WORKERS_EAR, 0)
     clock = look.one(query("look_at_clock"))["clock"]
     silent = seen_at is None or clock - seen_at > dt.timedelta(seconds=UNSEEN_SECONDS)
     if silent and not workers:
@@ -33,7 +33,7 @@ def worker(look: Look) -> Iterator[Finding]:
         yield problem(f"a worker is connected, but has last kept the hours {said(seen_at)}",
                       "see its log for keeping_hours_failed and sampling_failed; restart it")  # fmt: skip
     else:
-        yield ok(f"last kept the hours {said(seen_at)}, {counted(workers, 'session')} now")
+        yield ok(f"last kept the hours {said(seen_at)}, {counted(workers, 'listener')} now")
 
 
 def release(look: Look) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def channels(look: Look) -> Iterator[Finding]:
     every = look.rows(query("every_channel"))
     found = [finding for channel in every for finding in _of_channel(channel)]
     live = [channel for channel in every if channel["state"] in ("active", "failing")]
-    if live and not any(name.startswith("shoptalk relay") for name in sessions(look)):
+    if live and RELAYS_EAR not in sessions(look):
         behind = counted(max(channel["behind"] for channel in live), "chat")
         found.append(problem(f"no relay runs, and there are channels to deliver, {behind} behind", NO_RELAY))
     yield from found or [ok(f"{counted(len(every), 'channel')}, each delivers")]

@@ -37,8 +37,8 @@ def erase(client_id: int, yes: bool, as_json: bool) -> None:
     so do name, place and XMPP address, reasons and answers kept of deliveries, and ids of messages. Numbers stay: ids,
     seq, positions, instants; so nothing else loses its order or its place.
 
-    Out of reach, and yours to do: what webhooks, RabbitMQ and XMPP have handed over already, and backups
-    (docs/operations.md). In SQL: erase_client(1).
+    Out of reach, and yours to do: what webhooks, RabbitMQ and XMPP have handed over already, messages that were refused
+    (RabbitMQ's queue shoptalk.dead), the processes' logs, and backups (docs/operations.md). In SQL: erase_client(1).
     """
     with open_session() as session:
         if not yes:

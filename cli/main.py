@@ -46,7 +46,8 @@ def main() -> NoReturn:
         sys.exit(end.exit_code)
     except (click.ClickException, click.Abort) as problem:
         if isinstance(problem, click.Abort):
-            _fail("nothing was done", REFUSED)
+            stopped = isinstance(problem.__cause__, KeyboardInterrupt)  # not so where a question was answered with no
+            _fail("stopped; what was done until then stays" if stopped else "nothing was done", REFUSED)
         problem.show()
         sys.exit(USAGE)
     except Refused as refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from typing import Any
 
 import click
 
@@ -13,6 +14,8 @@ from sql.database import query
 
 CHATS = 500  # a transaction
 SHARE = 1  # and then a pause of so many times as long
+OTHERS_SECONDS = 60.0  # how long to wait in between for another one that prunes: each of its transactions is short
+OTHERS_POLL_SECONDS = 0.2
 DAYS = {"d": 1, "w": 7, "y": 365}
 
 
@@ -55,13 +58,22 @@ def _prune(session: Session, days: int) -> dict[str, int]:
     more = True
     while more:
         began = time.monotonic()
-        report = session.one(query("prune"), days=days, most=CHATS)
-        if report["more"] is None:
-            raise Refused("somebody else prunes just now")
+        report = _prune_some(session, days, patience_seconds=OTHERS_SECONDS if any(removed.values()) else 0)
         removed = {name: removed[name] + report[name] for name in removed}
         more = report["more"]
         time.sleep(SHARE * (time.monotonic() - began) if more else 0)
     return removed
+
+
+def _prune_some(session: Session, days: int, patience_seconds: float) -> dict[str, Any]:
+    """One transaction, as soon as nobody else prunes. Raises Refused if somebody does for longer than that."""
+    deadline = time.monotonic() + patience_seconds
+    while (report := session.one(query("prune"), days=days, most=CHATS))["more"] is None:
+        if time.monotonic() >= deadline:
+            stays = "; what was removed until then stays so" if patience_seconds else ""
+            raise Refused(f"somebody else prunes just now{stays}")
+        time.sleep(OTHERS_POLL_SECONDS)
+    return report
 
 
 VERBS = [prune]

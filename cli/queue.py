@@ -98,7 +98,9 @@ def requeue(chat_ids: tuple[int, ...], everything: bool, store: int | None, as_j
         if not everything:
             _on_each(session, chat_ids, query("requeue_chat"), "requeued", as_json)
             return
+        failed = [row["chat_id"] for row in session.rows(query("list_dead_letters"), store_id=store)]
         chats = session.value(query("requeue_failed"), store_id=store)
+        session.changed(failed)
     if as_json:
         print_json({"requeued": chats})
     else:
@@ -122,23 +124,32 @@ def _on_each(session: Session, chat_ids: tuple[int, ...], statement: sa.TextClau
     """Each chat by itself, so that one that is refused holds up no other. Raises Refused if one was."""
     answers: list[dict[str, Any]] = []
     for chat_id in chat_ids:
-        try:
-            session.rows(statement, chat_id=chat_id)
-        except psycopg.Error as error:
-            if not (error.sqlstate or "").startswith("ST"):
-                raise
-            answers.append({"chat_id": chat_id, done: False, "reason": error.diag.message_primary})
-        else:
+        reason = _refusal(session, chat_id, statement)
+        if reason is None:
             answers.append({"chat_id": chat_id, done: True})
-    session.changed([answer["chat_id"] for answer in answers if answer[done]])
+            session.changed([chat_id])  # at once, and so is it said: the rest may be stopped
+        else:
+            answers.append({"chat_id": chat_id, done: False, "reason": reason})
+        if not as_json:
+            click.echo(f"{done}: chat {chat_id}" if reason is None else f"not {done}: {reason}")
     if as_json:
         print_json(answers)
-    else:
-        for answer in answers:
-            click.echo(f"{done}: chat {answer['chat_id']}" if answer[done] else f"not {done}: {answer['reason']}")
     refused = sum(not answer[done] for answer in answers)
     if refused:
         raise Refused(f"{counted(refused, 'chat')} of {len(answers)} not {done}")
+
+
+def _refusal(session: Session, chat_id: int, statement: sa.TextClause) -> str | None:
+    """Runs the statement for one chat; why it was refused, or None where it was done. Raises psycopg.Error."""
+    try:
+        session.rows(statement, chat_id=chat_id)
+    except psycopg.errors.LockNotAvailable:
+        return f"somebody has locked chat {chat_id} for long, `shoptalk doctor locks` says who"
+    except psycopg.Error as error:
+        if not (error.sqlstate or "").startswith("ST"):
+            raise
+        return error.diag.message_primary or str(error)
+    return None
 
 
 VERBS = [pause, resume, release, requeue, cancel]

@@ -3,6 +3,7 @@
 Past a pooler, where there is one: the lock that keeps two installations apart is a session's.
 """
 
+import contextlib
 import sys
 
 import psycopg
@@ -16,6 +17,8 @@ try:
     configure()
     settings = Settings.from_environment()
     prepare(settings.direct_url)
-    insist_on_keys(settings)
+    # Worker and relay may not read the keys, and serve nobody who would need one; web, which may, asks again.
+    with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+        insist_on_keys(settings)
 except (BadSetting, WrongSchema, psycopg.Error) as error:
     sys.exit(f"shoptalk: {error}")

@@ -27,6 +27,12 @@ TRIES = 20
 BACKOFF_SECONDS = (0.5, 15.0)  # the first and the longest wait, doubling
 OTHERS_SECONDS = 600.0  # how long to wait for another one that migrates
 OTHERS_POLL_SECONDS = 0.2
+# What a migration makes goes where the rest is, though the path may begin with a schema that was made since ("$user").
+INTO_THE_INSTALLED_SCHEMA = """
+    select set_config('search_path', quote_ident(n.nspname), true)
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where c.oid = to_regclass('schema_version')
+"""
 BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 
@@ -103,6 +109,7 @@ def _run_patiently(connection: psycopg.Connection[tuple[object, ...]], migration
 def _run(connection: psycopg.Connection[tuple[object, ...]], migration: Migration) -> None:
     with connection.transaction():
         connection.execute("select set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+        connection.execute(INTO_THE_INSTALLED_SCHEMA)
         connection.execute(migration.sql.encode())
         if installed_version(connection) != migration.version:
             raise WrongSchema(f"{migration.name} does not say its version")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 
 from cli import main as cli_main
+from cli.session import Session
 from tests.conftest import ROOT, AsRole, Connection, clock
 from tests.test_enqueue import enqueue
 from tests.test_send import poison, send, sent, states
@@ -151,6 +153,97 @@ def test_cancel_does_what_it_can_and_says_what_it_could_not(shop: Connection, sh
     assert shoptalk("cancel", str(second)).status == 0
 
 
+def test_a_chat_that_somebody_has_locked_holds_up_no_other(
+    shop: Connection, connect: Callable[[], Connection], shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.session.LOCK_SECONDS", 1)
+    ids = [enqueue(shop, conversation).chat_id for conversation in (7, 8, 9)]
+    shop.execute("listen chat_event")
+    other = connect()
+    with other.transaction():
+        other.execute("select from chat_queue where conversation_id = 8 for update")
+        answer = shoptalk("cancel", *map(str, ids))
+    assert answer.status == 1
+    first, second, third = answer.out.splitlines()
+    assert (first, third) == (f"cancelled: chat {ids[0]}", f"cancelled: chat {ids[2]}")
+    assert second.startswith(f"not cancelled: somebody has locked chat {ids[1]}")
+    assert states(shop) == ["cancelled", "queued", "cancelled"]
+    heard = [json.loads(notice.payload)["data"]["chat_id"] for notice in shop.notifies(timeout=5, stop_after=2)]
+    assert heard == [ids[0], ids[2]]
+
+
+def test_what_was_done_before_ctrl_c_is_said_and_told(
+    shop: Connection, shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [enqueue(shop, conversation).chat_id for conversation in (7, 8)]
+    tell, told = Session.changed, list[list[int]]()
+
+    def changed(session: Session, chat_ids: list[int]) -> None:
+        tell(session, chat_ids)
+        told.append(chat_ids)
+        if chat_ids == [ids[0]]:
+            monkeypatch.setattr("cli.queue._refusal", stop)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "changed", changed)
+    answer = shoptalk("cancel", *map(str, ids))
+    assert (answer.status, answer.out) == (1, f"cancelled: chat {ids[0]}\n")
+    assert answer.err.endswith("shoptalk: stopped; what was done until then stays\n")
+    assert told == [[ids[0]]]
+
+
+def sent_long_ago(db: Connection, chats: int) -> None:
+    for _ in range(chats):
+        enqueue(db, 7)
+    send(db)
+    db.execute("update sent_log set sent_at = now() - interval '1 year'")
+
+
+def test_a_prune_that_is_stopped_says_that_what_is_gone_is_gone(
+    shop: Connection, shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent_long_ago(shop, 4)
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.prune.CHATS", 1)
+    monkeypatch.setattr("cli.prune.time.sleep", stop)
+    answer = shoptalk("prune", "--older-than", "90d")
+    assert answer.status == 1
+    assert answer.err.endswith("shoptalk: stopped; what was done until then stays\n")
+    assert len(sent(shop)) == 3
+
+
+def test_a_prune_in_the_middle_of_which_somebody_else_prunes(
+    shop: Connection, connect: Callable[[], Connection], shoptalk: Shoptalk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent_long_ago(shop, 4)
+    other, pauses = connect(), itertools.count()
+
+    def meanwhile(_: float) -> None:
+        what = {0: "pg_advisory_lock", 2: "pg_advisory_unlock"}.get(next(pauses))
+        if what:
+            other.execute(f"select {what}(prune_lock())")
+
+    monkeypatch.setattr("cli.prune.CHATS", 1)
+    monkeypatch.setattr("cli.prune.time.sleep", meanwhile)
+    answer = shoptalk("prune", "--older-than", "90d")
+    assert (answer.status, answer.out) == (0, "removed: 3 chats sent, 0 chats cancelled\n")
+    other.execute("select pg_advisory_lock(prune_lock())")
+    answer = shoptalk("prune", "--older-than", "90d")
+    assert (answer.status, answer.err) == (1, "shoptalk: somebody else prunes just now\n")
+
+    other.execute("select pg_advisory_unlock(prune_lock())")
+    sent_long_ago(shop, 4)
+    pauses = itertools.chain([0], itertools.repeat(1))
+    monkeypatch.setattr("cli.prune.OTHERS_SECONDS", 0.1)
+    answer = shoptalk("prune", "--older-than", "90d")
+    assert (answer.status, "what was removed until then stays so" in answer.err) == (1, True)
+
+
 def test_open_pages_hear_of_what_was_cancelled(shop: Connection, shoptalk: Shoptalk) -> None:
     chat = enqueue(shop, 7).chat_id
     shop.execute("listen chat_event")
@@ -172,7 +265,11 @@ def test_requeue(shop: Connection, shoptalk: Shoptalk) -> None:
     assert shoptalk("requeue", str(ids[0])).out == f"requeued: chat {ids[0]}\n"
     assert shoptalk("requeue", str(ids[0])).err.endswith("1 chat of 1 not requeued\n")
     assert shoptalk("requeue", "--all", "--store", "1", "--json").json == {"requeued": 0}
-    assert shoptalk("requeue", "--all").out == "requeued: 2 chats\n"
+    shop.execute("listen chat_event")
+    assert shoptalk("requeue", "--all", "--store", "2").out == "requeued: 2 chats\n"
+    heard = {json.loads(notice.payload)["data"]["chat_id"] for notice in shop.notifies(timeout=5, stop_after=2)}
+    assert heard == set(ids[1:])
+    assert shoptalk("requeue", "--all").out == "requeued: 0 chats\n"
     assert "failed" not in states(shop)
     for wrong in ([], ["--all", "7"], ["7", "--store", "1"]):
         assert shoptalk("requeue", *wrong).status == 2

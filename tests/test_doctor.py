@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import shutil
@@ -72,6 +73,7 @@ def database(one_database: str) -> str:
             "do $$ declare name text; begin for name in select tablename from pg_tables where schemaname = 'public'"
             " and tablename <> 'schema_version' loop execute 'delete from ' || name; end loop; end $$"
         )
+        admin.execute("select pg_stat_reset()")  # the dead rows of all tests together would be a finding
     return one_database
 
 
@@ -193,6 +195,24 @@ def test_a_setting_with_which_no_process_starts(
 ) -> None:
     monkeypatch.setenv("SHOPTALK_HOURS", "9-5")
     assert [(row["check"], "SHOPTALK_HOURS=9-5" in row["text"]) for row in doctor()] == [("settings", True)]
+    monkeypatch.delenv("SHOPTALK_HOURS")
+    monkeypatch.setenv("SHOPTALK_LOG", "JSON")
+    assert [(row["check"], "SHOPTALK_LOG=JSON" in row["text"]) for row in doctor()] == [("settings", True)]
+
+
+def test_a_host_that_lets_others_in_without_a_key(
+    well: Connection, doctor: Doctor, as_role: AsRole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("DATABASE_URL", as_role("inspector"))
+    (found,) = doctor("settings")
+    assert (found["status"], "shoptalk keys make" in found["mend"]) == ("problem", True)
+    well.execute("select make_key('shop')")
+    assert doctor("settings") == []
+    well.execute("select revoke_key('shop')")
+    assert [row["status"] for row in doctor("settings")] == ["problem"]
+    monkeypatch.setenv("SHOPTALK_API_KEYS", "k" * 32)
+    assert doctor("settings") == []
 
 
 def test_a_pooler_in_transaction_mode_needs_a_way_past_it(
@@ -292,8 +312,22 @@ def test_no_worker_and_a_worker_that_does_not_keep_the_hours(shop: Connection, d
     assert "none ever has" in doctor("worker")[0]["text"]
     shop.execute("insert into queue_samples values (now() - interval '5 minutes', 0, 0, 0, 0, 0, null, null, '{}')")
     assert "no worker runs, last seen 20" in doctor("worker")[0]["text"]
-    with psycopg.connect(database, application_name="shoptalk worker"):
+    with psycopg.connect(database, application_name="shoptalk worker bell"):
         assert "connected, but has last kept the hours" in doctor("worker")[0]["text"]
+
+
+def test_the_sessions_that_a_pooler_keeps_are_no_process(
+    shop: Connection, database: str, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOPTALK_LISTEN_URL", database + " connect_timeout=5")
+    shop.execute("insert into channels (store_id, name, kind, cursor) values (null, 'amqp', 'amqp', 0)")
+    names = ("shoptalk worker", "shoptalk relay")
+    with contextlib.ExitStack() as pooled:
+        for name in names:
+            pooled.enter_context(psycopg.connect(database, application_name=name))
+        found = doctor("listeners", "worker", "channels")
+    assert [(row["check"], row["text"][:14]) for row in found] == [
+        ("worker", "no worker runs"), ("channels", "no relay runs,")]  # fmt: skip
 
 
 def test_a_missed_release(well: Connection, connect: Callable[[], Connection], doctor: Doctor) -> None:
@@ -437,6 +471,25 @@ def test_who_holds_a_lock_for_long(
         eventually(lambda: doctor("locks", "release", "paused", "clock") == [])
 
 
+def test_who_waits_in_another_database_is_not_ours(
+    well: Connection, server: str, database: str, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.checks_server.LOCK_SECONDS", 0)
+    waiting = "select count(*) from pg_locks where not granted and waitstart is not null"
+    for url, statement, statuses in (
+        (on(server, "postgres"), "select pg_advisory_xact_lock(1)", []),
+        (database, "update clients set location = 'Rome'", ["problem"]),  # its waiter waits for a transaction
+    ):
+        with closing(psycopg.connect(url)) as holder, closing(psycopg.connect(url)) as waiter:
+            holder.execute(statement)
+            waiter.pgconn.send_query(statement.encode())
+            eventually(lambda: well.execute(waiting).fetchone() == (1,), 10)
+            # The waiter has an open transaction too, whether or not somebody waits for it.
+            found = [row["status"] for row in doctor("locks") if row["status"] == "problem"]
+        assert found == statuses
+        eventually(lambda: well.execute(waiting).fetchone() == (0,), 10)
+
+
 def test_dead_rows_and_autovacuum_that_is_off(well: Connection, doctor: Doctor) -> None:
     well.execute(
         "insert into chat_queue (due_at, chat_id, conversation_id, seq, store_id)"
@@ -469,6 +522,22 @@ def test_an_index_whose_building_failed(well: Connection, doctor: Doctor) -> Non
     assert doctor("indexes") == []
 
 
+def test_an_index_that_is_being_built_is_none_that_failed_though_one_may_not_see_who_builds(
+    well: Connection, connect: Callable[[], Connection], as_role: AsRole, doctor: Doctor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("DATABASE_URL", as_role("inspector"))
+    holder, builder = connect(), connect()
+    holder.execute("begin; update clients set location = 'Rome'")
+    builder.pgconn.send_query(b"create index concurrently by_location on clients (location)")
+    invalid = "select count(*) from pg_index where not indisvalid"
+    eventually(lambda: well.execute(invalid).fetchone() == (1,), 10)
+    assert doctor("indexes") == []
+    holder.execute("rollback")
+    eventually(lambda: well.execute(invalid).fetchone() == (0,), 10)
+    well.execute("drop index by_location")
+
+
 def test_notifications_that_pile_up(well: Connection, connect: Callable[[], Connection], doctor: Doctor) -> None:
     deaf, loud = connect(), connect()
     deaf.execute("listen x")
@@ -496,6 +565,17 @@ def test_settings_of_one_database_and_sessions_that_are_ended(well: Connection, 
         mend(well, row)
     eventually(lambda: "idle_session" not in str(doctor("durability")) and name not in str(doctor("durability")), 10)
     well.execute("alter system reset all")
+
+
+@pytest.mark.parametrize(("value", "is_risky"), [("false", True), ("No", True), ("0", True), ("yes", False)])
+def test_settings_stand_as_somebody_wrote_them(well: Connection, doctor: Doctor, value: str, is_risky: bool) -> None:
+    name = well.info.dbname
+    well.execute(f"alter database {name} set synchronous_commit = '{value}'")
+    well.execute(f"alter database {name} set idle_session_timeout = '0s'")
+    found = [row for row in doctor("durability") if " for database" in row["text"]]
+    well.execute(f"alter database {name} reset all")
+    risky = [f"synchronous_commit is {value} for database {name}"]
+    assert [row["text"].partition(":")[0] for row in found] == (risky if is_risky else [])
 
 
 def test_connections_and_transaction_ids_that_run_out(

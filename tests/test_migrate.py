@@ -19,7 +19,7 @@ from sql import migrate as migrating
 from sql.log import Lines
 from sql.migrate import Migration, migrate, migrations, pending
 from sql.schema import VERSION, WrongSchema, check_version, prepare
-from tests.conftest import ROOT, Connection, Process, eventually
+from tests.conftest import ROOT, AsRole, Connection, Process, eventually
 from tests.test_cli import Shoptalk, shoptalk  # noqa: F401
 from tests.test_enqueue import enqueue
 
@@ -126,6 +126,23 @@ def test_a_program_works_with_its_own_schema_and_the_next_one(db: Connection, da
                     WrongSchema, match="run `shoptalk migrate`" if there < VERSION else "a newer release"
                 ):
                     use(database)
+
+
+def test_a_schema_that_was_made_since_and_is_first_in_the_path_gets_nothing(db: Connection, database: str) -> None:
+    db.execute("create schema authorization current_user")
+    assert db.execute("select current_schema() = current_user").fetchone() == (True,)
+    migrate(database, [NEXT])
+    assert db.execute("select relnamespace::regnamespace::text from pg_class where relname = 'fresh'").fetchall() == [
+        ("public",)
+    ]
+
+
+@pytest.mark.parametrize(("role", "starts"), [("worker", True), ("relay", True), ("web", False)])
+def test_only_those_who_may_read_the_keys_insist_on_one(
+    as_role: AsRole, start: Callable[..., Process], role: str, starts: bool
+) -> None:
+    started = start("sql", DATABASE_URL=as_role(role), HOST="0.0.0.0")
+    assert (started.popen.wait(60) == 0) == starts, started.lines
 
 
 def test_a_second_run_does_nothing(db: Connection, database: str) -> None:

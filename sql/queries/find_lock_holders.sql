@@ -1,8 +1,10 @@
 -- Whom others have waited for longer than that, and who has held a lock on a table of ours for longer, as an open
--- transaction that has written or locked rows does.
+-- transaction that has written or locked rows does. Those who wait are ours: other databases of the server are not our
+-- business. (By their sessions: who waits for a transaction has no database in pg_locks.)
 with blocked as (
     select w.pid as waiting, unnest(pg_blocking_pids(w.pid)) as pid
       from pg_locks w
+      join pg_stat_activity s on s.pid = w.pid and s.datname = current_database()
      where not w.granted and w.waitstart < clock_timestamp() - :seconds * interval '1 second'
 ), held as (
     select l.pid, string_agg(distinct c.relname, ', ') as tables

@@ -1,5 +1,5 @@
 -- What is set so that a crash loses or spoils what was acknowledged, or that ends the sessions that listen: for the
--- whole server, and for single roles and databases.
+-- whole server, and for single roles and databases. For these a value stands as somebody wrote it.
 with wrong (name, value, right_value) as (
     values ('fsync', 'off', 'on'), ('full_page_writes', 'off', 'on'), ('synchronous_commit', 'off', 'on'),
            ('zero_damaged_pages', 'on', 'off'), ('idle_session_timeout', null, '0')
@@ -20,8 +20,14 @@ with wrong (name, value, right_value) as (
       left join pg_database d on d.oid = s.setdatabase,
            unnest(s.setconfig) c
      where s.setdatabase = 0 or d.datname = current_database()
+), spelled as (
+    select f.*, case when f.name = 'idle_session_timeout' then regexp_replace(f.value, '^\s*0+\s*[a-z]*\s*$', '0')
+                     when lower(f.value) in ('false', 'no', '0') then 'off'
+                     when lower(f.value) in ('true', 'yes', '1') then 'on'
+                     else lower(f.value) end as as_shown
+      from found f
 )
 select f.whose, f.name, f.value, f.mend
-  from found f
-  join wrong w on w.name = f.name and (f.value = w.value or w.value is null and f.value <> '0')
+  from spelled f
+  join wrong w on w.name = f.name and (f.as_shown = w.value or w.value is null and f.as_shown <> '0')
  order by f.whose nulls first, f.name
