@@ -72,6 +72,12 @@ def needs(scope: str, of: str = "nothing") -> Callable[[View], View]:
     return attach
 
 
+def outlives_database(view: View) -> View:
+    """Says that a view is for whoever was last known while the keys cannot be read: it has to tell just that."""
+    view.outlives_database = True  # type: ignore[attr-defined]
+    return view
+
+
 def need_of(view: object) -> Need | None:
     """What the view has said."""
     return getattr(view, "need", None)
@@ -112,7 +118,7 @@ def _admit() -> None:
         if need.of != "probe":
             context.rates().count_address()
         return
-    g.caller = _identify()
+    g.caller = _identify(getattr(view, "outlives_database", False))
     context.rates().count(caller())
     if caller().party is not None:
         request.max_content_length = LARGEST_TOKEN_BODY_BYTES
@@ -132,11 +138,11 @@ def _insist_on_scope(need: Need) -> None:
         raise Problem(403, "this needs a key of all stores")
 
 
-def _identify() -> Caller:
+def _identify(outlives_database: bool) -> Caller:
     scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
     # WSGI gives headers as Latin-1.
     given = credential.strip().encode("latin-1").decode(errors="surrogateescape") if scheme.lower() == "bearer" else ""
-    found = context.keys().caller(given)
+    found = context.keys().caller(given, outlives_database)
     if found is None:
         context.rates().count_address()
         raise Problem(401, "send a key or a token that is known here as `Authorization: Bearer …`")

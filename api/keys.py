@@ -64,9 +64,15 @@ class KeyRing:
         self._signer = itsdangerous.URLSafeSerializer(b"")
         self._is_open = False
 
-    def caller(self, credential: str) -> Caller | None:
-        """Whose it is; None: nobody's that is known. Without any keys everybody is ANYBODY, but for tokens."""
-        self._refresh()
+    def caller(self, credential: str, outlives_database: bool = False) -> Caller | None:
+        """Whose it is; None: nobody's that is known. Without any keys everybody is ANYBODY, but for tokens.
+
+        `outlives_database`: who is known is let in also while the keys cannot be read anew.
+        """
+        if outlives_database and self._read_at > float("-inf"):
+            self._refresh_if_possible()
+        else:
+            self._refresh()
         found = self._find(credential)
         if found is None and not self._is_open and credential:
             self._refresh(NEW_SECONDS)
@@ -79,9 +85,7 @@ class KeyRing:
 
     def still_holds(self, caller: Caller) -> bool:
         """Whether who was let in would be let in now, as far as is known: never waits for the database."""
-        has_failed = time.monotonic() - self._failed_at < FAILURE_SECONDS
-        if self._is_stale(CACHE_SECONDS) and not has_failed and not self._lock.locked():
-            threading.Thread(target=self._refresh_quietly, name="keys", daemon=True).start()
+        self._refresh_meanwhile()
         if caller is ANYBODY:
             return self._is_open
         return caller.expires_at > time.time() and caller.issuer in self._issuers
@@ -119,6 +123,18 @@ class KeyRing:
 
     def _is_stale(self, seconds: float) -> bool:
         return time.monotonic() - self._read_at >= seconds
+
+    def _refresh_if_possible(self) -> None:
+        # A scrape has its time limit, and a host that is gone takes seconds to fail: only the first waits for it.
+        if self._failure is None:
+            self._refresh_quietly()
+        else:
+            self._refresh_meanwhile()
+
+    def _refresh_meanwhile(self) -> None:
+        has_failed = time.monotonic() - self._failed_at < FAILURE_SECONDS
+        if self._is_stale(CACHE_SECONDS) and not has_failed and not self._lock.locked():
+            threading.Thread(target=self._refresh_quietly, name="keys", daemon=True).start()
 
     def _refresh_quietly(self) -> None:
         with contextlib.suppress(sa.exc.SQLAlchemyError):

@@ -27,6 +27,8 @@ stream = Blueprint("stream", __name__)
 
 HEARTBEAT_SECONDS = 12.0  # the contract says 15 at most; also how a vanished reader is noticed
 PRESENT_HEARTBEAT_SECONDS = 5.0  # of a reader who says who looks: that one has left is to be seen soon
+# Longer than the seconds between two: curl's --speed-limit takes a stream of less than a byte a second for dead.
+COMMENT = b": the stream is alive\n\n"
 LIFETIME_SECONDS = (300.0, 600.0)  # then the reader reconnects: streams spread over the processes again
 MOST_STREAMS = 8000  # a process; more are answered 503
 MOST_TOKEN_STREAMS = 50  # and of one client, operator or conversation with tokens; more are answered 429
@@ -48,6 +50,26 @@ class Start:
 
     cursor: int
     first: bytes = b""
+
+
+@dataclass
+class Comments:
+    """Adds a comment to what goes out, at the latest every so many seconds, however much else does."""
+
+    seconds: float
+    due: float
+
+    def wait(self) -> float:
+        """How long until the next."""
+        return max(0.0, self.due - time.monotonic())
+
+    def add_to(self, events: bytes) -> bytes:
+        """These whole events, with a comment after them if it is due or there are none."""
+        now = time.monotonic()
+        if events and now < self.due:
+            return events
+        self.due = now + self.seconds
+        return events + COMMENT
 
 
 @stream.get("/v1/stream")
@@ -156,19 +178,21 @@ def _events(
     """The stream: reads the log by the cursor to where the subscription begins, and goes on from its queue."""
     ends_at = time.monotonic() + random.uniform(*LIFETIME_SECONDS)  # noqa: S311  # spreads reconnects
     cursor = start.cursor
+    comments = Comments(heartbeat, due=time.monotonic() + heartbeat)
     # The id at once: a reader that is cut before its first chat resumes from here.
     yield b"retry: 1000\nid: %d\n\n" % cursor + start.first
     # And to its end at once where its key is revoked or its token has expired, within a heartbeat and a few seconds.
     while not subscription.ended and time.monotonic() < ends_at and ring.still_holds(subscription.asker):
         if cursor < subscription.since:
-            yield from _catch_up(database, subscription, cursor)
+            for events in _catch_up(database, subscription, cursor):
+                yield comments.add_to(events)
             cursor = subscription.since
-        taken = subscription.take(heartbeat)
-        events = [event for position, event in taken if position > cursor or not position]
+        taken = subscription.take(comments.wait())
+        events = b"".join([event for position, event in taken if position > cursor or not position])
         cursor = max([cursor, *(position for position, _ in taken)])
         if subscription.behind:
             source.renew(subscription)
-        yield b"".join(events) or b":\n\n"
+        yield comments.add_to(events)
 
 
 def _catch_up(database: sa.Engine, subscription: Subscription, after: int) -> Iterator[bytes]:

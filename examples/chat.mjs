@@ -4,6 +4,7 @@
 
 const { SHOPTALK_URL: url = "http://localhost:8000", SHOPTALK_KEY: key, CONVERSATION: conversationId = "7" } = process.env;
 const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+const SILENCE_MS = 30_000; // something comes every 12 s: what is silent for so long is dead
 const seconds = (number) => new Promise((resolve) => setTimeout(resolve, number * 1000));
 
 // What the API answers. Comes again while it is away: with an id of ours, a repeat is accepted once.
@@ -11,7 +12,9 @@ async function call(method, path, body) {
   for (;;) {
     let wait = 1;
     try {
-      const answer = await fetch(url + path, { method, headers, body: JSON.stringify(body) });
+      const answer = await fetch(url + path, {
+        method, headers, body: JSON.stringify(body), signal: AbortSignal.timeout(SILENCE_MS),
+      });
       const data = await answer.json();
       if (answer.ok) return data;
       if (answer.status !== 429 && answer.status !== 503) throw new RangeError(data.detail);
@@ -27,12 +30,17 @@ async function call(method, path, body) {
 async function* follow() {
   let cursor = "0";
   for (;;) {
+    const silence = new AbortController();
+    const end = () => silence.abort();
+    let timer = setTimeout(end, SILENCE_MS);
     try {
       const answer = await fetch(`${url}/v1/stream?conversation_id=${conversationId}`, {
-        headers: { ...headers, "Last-Event-ID": cursor },
+        headers: { ...headers, "Last-Event-ID": cursor }, signal: silence.signal,
       });
       let text = "";
       for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
+        clearTimeout(timer);
+        timer = setTimeout(end, SILENCE_MS);
         const events = (text + part).split("\n\n");
         text = events.pop();
         for (const event of events) {
@@ -43,6 +51,8 @@ async function* follow() {
       }
     } catch {
       // cut: on to the next
+    } finally {
+      clearTimeout(timer);
     }
     await seconds(1);
   }

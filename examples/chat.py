@@ -3,6 +3,7 @@
 SHOPTALK_URL and SHOPTALK_KEY say where and who. Prints COUNT chats (1 unless told otherwise), from the first on.
 """
 
+import http.client
 import json
 import os
 import secrets
@@ -28,7 +29,7 @@ def call(method, path, body=None):
             if error.code not in (429, 503):
                 raise SystemExit(json.load(error)["detail"]) from None
             time.sleep(int(error.headers["Retry-After"] or 1))
-        except OSError:
+        except (OSError, http.client.HTTPException):
             time.sleep(1)
 
 
@@ -49,7 +50,7 @@ def follow(conversation_id):
                         if event.get("event") == "chat":
                             yield json.loads(event["data"])
                         event = {}
-        except OSError:
+        except (OSError, http.client.HTTPException):  # the latter: cut inside a chunk
             pass
         time.sleep(1)
 

@@ -5,10 +5,17 @@
 set -eu
 url=${SHOPTALK_URL:-http://localhost:8000}
 conversation=${CONVERSATION:-7}
-key=${SHOPTALK_KEY:+Authorization: Bearer $SHOPTALK_KEY}
+
+private=$(mktemp -d)
+curl=
+trap 'rm -rf "$private"; [ -z "$curl" ] || kill "$curl" 2>/dev/null || :' EXIT
+trap 'exit 1' HUP INT TERM # or it would end without the above
+umask 077
+# The key in a file and not among curl's arguments, which every user of the machine can read. printf is the shell's own.
+printf '%s\n' "${SHOPTALK_KEY:+Authorization: Bearer $SHOPTALK_KEY}" >"$private/key"
 
 # --retry: with an id of ours, a repeat is accepted once.
-call() { curl -sS --fail-with-body --retry 10 --retry-connrefused -H "$key" "$@"; }
+call() { curl -sS --fail-with-body --max-time 30 --retry 10 --retry-connrefused -H "@$private/key" "$@"; }
 
 call "$url/v1/clients" -d client_id=1 -d username=Ann -d location=Oslo >/dev/null
 call "$url/v1/operators" -d operator_id=1 -d operator_name=Olga -d operator_group=day -d store_id=1 >/dev/null
@@ -17,26 +24,30 @@ call "$url/v1/chats" -d chat_id="$chat_id" -d conversation_id="$conversation" -d
     --data-urlencode "payload=$1" >/dev/null
 
 # The conversation's chats from the first on, as they are sent. Comes back by its cursor, whatever is cut.
+# --speed-*: something comes every 12 s; what is silent for 30 is dead.
 left=${2:-1}
 cursor=0
-pipe=$(mktemp -d)
-trap 'rm -rf "$pipe"' EXIT
-mkfifo "$pipe/stream"
+mkfifo "$private/stream"
 while :; do
-    curl -sN -H "$key" -H "Last-Event-ID: $cursor" "$url/v1/stream?conversation_id=$conversation" >"$pipe/stream" &
+    curl -sN --connect-timeout 30 --speed-limit 1 --speed-time 30 -H "@$private/key" -H "Last-Event-ID: $cursor" \
+        "$url/v1/stream?conversation_id=$conversation" >"$private/stream" &
     curl=$!
+    event='' id='' data=''
     while IFS= read -r line; do
         case $line in
             "event: "*) event=${line#event: } ;;
-            "id: "*) cursor=${line#id: } ;;
-            "data: "*)
-                [ "$event" = chat ] || continue
-                printf '%s\n' "${line#data: }"
-                left=$((left - 1))
-                [ "$left" -gt 0 ] || { kill "$curl"; exit 0; }
+            "id: "*) id=${line#id: } ;;
+            "data: "*) data=${line#data: } ;;
+            "") # an empty line ends the event: before it, it may still be cut
+                cursor=${id:-$cursor}
+                if [ "$event" = chat ]; then
+                    printf '%s\n' "$data"
+                    left=$((left - 1))
+                    [ "$left" -gt 0 ] || exit 0
+                fi
+                event='' id='' data=''
                 ;;
-            *) event= ;;
         esac
-    done <"$pipe/stream"
+    done <"$private/stream"
     sleep 1
 done

@@ -412,19 +412,32 @@ def test_promtool_accepts_the_alerts_and_the_configuration(tmp_path: Path) -> No
     subprocess.run([promtool, "check", "config", str(config)], check=True, capture_output=True)
 
 
-WAKES = {
-    "ShoptalkNoWorker": (
-        {"shoptalk_queue_sample_age_seconds": "10+30x20"},
-        {"shoptalk_queue_sample_age_seconds": "10x20"},
+WAKES = (
+    (
+        "ShoptalkDatabaseUnreachable",
+        {"shoptalk_database_up": "0x20"},
+        {"shoptalk_database_up": "1x20"},
     ),
-    "ShoptalkQueueStuck": (
+    (
+        "ShoptalkNoWorker",
+        {"shoptalk_queue_sample_age_seconds": "10+30x20"},
+        {"shoptalk_queue_sample_age_seconds": "10x20", "shoptalk_database_up": "1x20"},
+    ),
+    (
+        "ShoptalkNoWorker",
+        {"shoptalk_database_up": "1x20"},  # none ever ran, so there is no sample
+        {"shoptalk_database_up": "0x20"},  # nor is there one without a database, which has its own alert
+    ),
+    (
+        "ShoptalkQueueStuck",
         {'shoptalk_queue_oldest_seconds{state="queued"}': "61+60x20"},
         {
             'shoptalk_queue_oldest_seconds{state="queued"}': "3x20",
             'shoptalk_queue_oldest_seconds{state="held"}': "9000x20",
         },
     ),
-    "ShoptalkErrors": (
+    (
+        "ShoptalkErrors",
         {
             'shoptalk_http_request_seconds_count{status="503"}': "0+10x20",
             'shoptalk_http_request_seconds_count{status="200"}': "0+100x20",
@@ -434,7 +447,8 @@ WAKES = {
             'shoptalk_http_request_seconds_count{status="200"}': "0+100x20",
         },
     ),
-    "ShoptalkSlowSending": (
+    (
+        "ShoptalkSlowSending",
         {
             'shoptalk_enqueue_to_sent_seconds_bucket{lane="live",le="5.0"}': "0+10x20",
             'shoptalk_enqueue_to_sent_seconds_bucket{lane="live",le="10.0"}': "0+20x20",
@@ -446,7 +460,7 @@ WAKES = {
             'shoptalk_enqueue_to_sent_seconds_bucket{lane="held",le="+Inf"}': "0+20x20",
         },
     ),
-}  # fmt: skip
+)  # fmt: skip
 
 
 def test_an_alert_wakes_for_what_it_is_there_for_and_for_nothing_else(tmp_path: Path) -> None:
@@ -462,7 +476,7 @@ def test_an_alert_wakes_for_what_it_is_there_for_and_for_nothing_else(tmp_path: 
                 }
             ],
         }
-        for alert, (bad, good) in WAKES.items()
+        for alert, bad, good in WAKES
         for series, fires in ((bad, 1), (good, 0))
     ]
     path = tmp_path / "test.yml"  # JSON is YAML

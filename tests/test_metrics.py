@@ -21,6 +21,7 @@ from sql.database import query
 from sql.metrics import serve
 from sql.settings import BadSetting, Settings
 from tests.conftest import ROOT, Connection, MakeClient, Process, eventually, free_port
+from tests.test_access import bearer
 from tests.test_deploy import DEPLOY, WEB, Api, Stream
 
 Start = Callable[..., Process]
@@ -225,7 +226,7 @@ def test_a_chat_that_is_passed_over_while_others_go_shows_in_the_age_of_the_queu
 
 
 def told_by(client: FlaskClient) -> dict[tuple[str, str], float]:
-    answer = client.get("/metrics")
+    answer = client.get("/metrics", headers=bearer(KEY))
     assert answer.status_code == 200
     return samples(answer.get_data(as_text=True))
 
@@ -270,10 +271,12 @@ def test_a_port_that_is_taken_is_said_and_ends_nothing(caplog: pytest.LogCapture
 
 
 def test_without_a_database_that_is_what_is_told(
-    server: str, shop: Connection, database: str, make_client: MakeClient
+    server: str, shop: Connection, database: str, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = make_client(database)
+    client, new = make_client(database, api_keys=(KEY,)), make_client(database, api_keys=(KEY,))
     assert told_by(client)["shoptalk_database_up", ""] == 1
+    for name in ("CACHE_SECONDS", "NEW_SECONDS"):  # what is known of the keys is too old at once
+        monkeypatch.setattr(f"api.keys.{name}", 0.0)
     name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
     with psycopg.connect(server, autocommit=True) as admin:
         end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
@@ -281,5 +284,11 @@ def test_without_a_database_that_is_what_is_told(
         try:
             admin.execute(end, [name])
             assert told_by(client)["shoptalk_database_up", ""] == 0
+            with client.application.extensions["shoptalk"].keys._lock:  # from then on it waits for no reading of them
+                assert told_by(client)["shoptalk_database_up", ""] == 0
+            # Only who is known to have a key is told; and only figures, not what is in the database.
+            assert client.get("/metrics", headers=bearer("x")).status_code == 503
+            assert client.get("/v1/queue", headers=bearer(KEY)).status_code == 503
+            assert new.get("/metrics", headers=bearer(KEY)).status_code == 503  # it has never read the keys
         finally:
             admin.execute(f"alter database {name} allow_connections true")

@@ -15,7 +15,9 @@ import urllib.parse
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -248,8 +250,40 @@ def test_a_stream_that_finds_nothing_for_long_says_how_far_it_has_come(
 def test_a_quiet_stream_has_a_heartbeat(web: Web) -> None:
     reader = web.open("conversation_id=7").begin()
     reader.socket.settimeout(15)
-    assert next(reader.blocks()) == {"": ""}
+    assert next(reader.blocks()) == {"": "the stream is alive"}
     reader.close()
+
+
+class Busy(Subscription):
+    """To which something comes each so many seconds of a clock that only its waiting moves."""
+
+    def __init__(self, every: float) -> None:
+        super().__init__(("conversation_id", 7))
+        self.now, self._every, self._next = 0.0, every, every
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def take(self, seconds: float) -> list[tuple[int, bytes]]:
+        if self.now + seconds < self._next:
+            self.now += seconds
+            return []
+        self.now = max(self.now, self._next)
+        self._next = self.now + self._every
+        return [(0, b"event: typing\ndata: {}\n\n")]
+
+
+@pytest.mark.parametrize("every", [0.1, 10, 11.9, 40])
+def test_a_comment_comes_every_15_s_however_busy_the_stream_is(every: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = Busy(every)
+    monkeypatch.setattr(stream, "time", busy)
+    ring: Any = SimpleNamespace(still_holds=lambda _: True)
+    nothing: Any = None
+    parts = stream._events(nothing, nothing, busy, stream.Start(0), stream.HEARTBEAT_SECONDS, ring)
+    heard = [0.0, *(busy.now for part in parts if b"\n\n:" in b"\n\n" + part)]
+    assert heard[-1] > 280  # to the end of the stream
+    assert max(after - before for before, after in pairwise(heard)) <= 15
+    assert len(heard) < 600 / 11  # and not with each event
 
 
 def test_a_reader_that_does_not_read_falls_behind_and_misses_nothing(shop: Connection, web: Web) -> None:
