@@ -3,6 +3,7 @@
 Nor prometheus_client in the master, before the folder in which the processes keep what they count is known.
 """
 
+import contextlib
 import http
 import json
 import os
@@ -25,9 +26,13 @@ try:
 except BadSetting as error:
     raise SystemExit(f"shoptalk: {error}") from None
 
-# Each stream is an open file, and the usual soft limit of 1024 is meant for programs that use select().
-_, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
+# Each stream is an open file, and the usual soft limit of 1024 is meant for programs that use select(). (macOS says
+# "any number" and then takes none but its own maximum.)
+_, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+for _most_files in (_hard, 10240):
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _hard))
+        break
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 worker_class = "gevent"

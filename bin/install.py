@@ -23,13 +23,23 @@ def wanted(name):
     return text + "".join(wanted(other) for other in included)
 
 
+def made_for():
+    """What .venv has to be made for: this folder (its programs have its path in them), by its Python as it is now.
+
+    None where that does not run. A system's upgrade may change it under us: what is installed lies elsewhere then.
+    """
+    try:
+        asked = subprocess.run(
+            [PYTHON, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, check=True
+        )
+    except (subprocess.CalledProcessError, OSError):
+        return None
+    return f"{VENV} {asked.stdout.strip()}"
+
+
 def works():
-    """Whether .venv was made to the end, for this very folder (its programs have its path in them), and runs."""
-    return (
-        MADE.exists()
-        and MADE.read_text() == str(VENV)
-        and subprocess.call([PYTHON, "-c", ""], stderr=subprocess.DEVNULL) == 0
-    )
+    """Whether .venv was made to the end, and runs."""
+    return MADE.exists() and MADE.read_text() == made_for()
 
 
 def make():
@@ -38,7 +48,7 @@ def make():
     if subprocess.call([sys.executable, "-m", "venv", VENV], stdout=subprocess.DEVNULL) != 0:
         shutil.rmtree(VENV, ignore_errors=True)
         subprocess.check_call([sys.executable, "-m", "venv", "--without-pip", VENV])
-    MADE.write_text(str(VENV))
+    MADE.write_text(made_for())
 
 
 def pip():

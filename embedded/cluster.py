@@ -84,6 +84,9 @@ class Cluster:
             raise programs.Unusable(f"{error}: set SHOPTALK_DATA to a folder of your own") from None
         if not (self._data / "PG_VERSION").exists():
             self._initialize(programs.folder() / "initdb")
+        owner = programs.account()
+        if owner is not None and self._data.stat().st_uid != owner.pw_uid:
+            programs.give(self._data)  # `postgres` has come to be since, and is preferred
         self.start()
         return self
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+
+import psycopg
 
 from embedded import programs
 from embedded.cluster import Cluster, data_folder
@@ -13,16 +16,29 @@ from embedded.cluster import Cluster, data_folder
 
 def main() -> int:
     """Runs psql with our arguments and answers its exit status."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for psql: it ends a query
     database_url = os.environ.get("DATABASE_URL")
     if database_url:
         # A server of the user's may want TLS, which the embedded programs lack: the machine's psql first.
         program = shutil.which("psql") or str(programs.folder() / "psql")
-        return subprocess.call([program, "-d", database_url, *sys.argv[1:]])
+        conninfo, password = _without_password(database_url)
+        return subprocess.call([program, "-d", conninfo, *sys.argv[1:]], env=os.environ | password)
     cluster = Cluster(data_folder())
     if cluster.is_in_use():
         return _psql(cluster)
     with cluster:
         return _psql(cluster)
+
+
+def _without_password(database_url: str) -> tuple[str, dict[str, str]]:
+    """The URL without the password, for a command line that everybody can read, and that for the environment."""
+    try:
+        parts = psycopg.conninfo.conninfo_to_dict(database_url)
+    except psycopg.ProgrammingError:
+        raise programs.Unusable("DATABASE_URL cannot be read: percent-encode its password") from None
+    password = parts.pop("password", None)
+    rest = {name: str(part) for name, part in parts.items()}
+    return psycopg.conninfo.make_conninfo(**rest), {"PGPASSWORD": str(password)} if password else {}
 
 
 def _psql(cluster: Cluster) -> int:

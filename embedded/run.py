@@ -21,6 +21,7 @@ import psycopg
 from embedded import programs
 from embedded.cluster import Cluster, data_folder
 from sql.keys import insist_on_keys
+from sql.log import configure
 from sql.schema import WrongSchema, prepare
 from sql.settings import BadSetting, Settings
 
@@ -39,6 +40,7 @@ def main() -> int:
             signal.signal(number, _end)
     programs.adopt_orphans()
     try:
+        configure()
         settings = Settings.from_environment()
         _insist_on_free_port(settings)
         with contextlib.ExitStack() as stack:

@@ -71,7 +71,7 @@ class Settings:
             host=environ.get("HOST") or cls.host,
             port=_number("PORT", environ.get("PORT") or str(cls.port)),
             web_processes=_number("WEB_CONCURRENCY", environ.get("WEB_CONCURRENCY") or str(cls.web_processes)),
-            api_keys=tuple(k.strip() for k in environ.get("SHOPTALK_API_KEYS", "").split(",") if k.strip()),
+            api_keys=_api_keys(environ.get("SHOPTALK_API_KEYS", "")),
             timezone=_timezone(environ.get("SHOPTALK_TIMEZONE") or cls.timezone),
             opens=opens,
             closes=closes,
@@ -185,13 +185,20 @@ def _amqp_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
+def _api_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if "CHANGE_ME" in keys:  # deploy/shoptalk.env, as everybody can read it
+        raise BadSetting("SHOPTALK_API_KEYS=CHANGE_ME: set a secret of your own, from `openssl rand -hex 32`")
+    return keys
+
+
 def _metrics(name: str, text: str, environ: Mapping[str, str]) -> tuple[str, int] | None:
     """Of `9101` or `10.0.0.5:9101` or `[::1]:9101`. What other machines reach asks for a key: there has to be one."""
     if not text:
         return None
     host, _, port = text.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
-    if not is_loopback(host) and not environ.get("SHOPTALK_API_KEYS"):
+    if not is_loopback(host) and not _api_keys(environ.get("SHOPTALK_API_KEYS", "")):
         raise BadSetting(
             f"{name}={text} can be read by other machines: set SHOPTALK_API_KEYS, which are then asked for"
         )

@@ -387,7 +387,8 @@ def is_page(endpoint: str) -> bool:
     [{"PORT": "x"}, {"PORT": "70000"},
      {"WEB_CONCURRENCY": "abc"},
      {"SHOPTALK_HOURS": "9-14"}, {"SHOPTALK_HOURS": "09:00-24:01"}, {"SHOPTALK_TIMEZONE": "Mars/Olympus"},
-     {"SHOPTALK_TIMEZONE": "../etc"}, {"SHOPTALK_PROXIES": "-1"}, {"SHOPTALK_KEY_PER_MINUTE": "1e3"},
+     {"SHOPTALK_TIMEZONE": "../etc"}, {"SHOPTALK_API_KEYS": "x,CHANGE_ME"},
+     {"SHOPTALK_PROXIES": "-1"}, {"SHOPTALK_KEY_PER_MINUTE": "1e3"},
      {"SHOPTALK_CORS_ORIGINS": "*"}, {"SHOPTALK_CORS_ORIGINS": "https://a.example/"},
      {"SHOPTALK_CORS_ORIGINS": "https://a.example, b.example"}],
 )  # fmt: skip

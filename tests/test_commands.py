@@ -14,7 +14,9 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
+from embedded.psql import _without_password
 from tests.conftest import ROOT, Process, eventually, free_port
 
 
@@ -106,6 +108,15 @@ def test_variables_meant_for_another_server_are_left_aside(data: Path) -> None:
         assert shoptalk.psql("select 1") == "1"
     finally:
         assert shoptalk.process.end() == 0
+
+
+def test_psql_has_the_password_of_a_server_of_ours_in_its_environment_and_not_in_its_arguments() -> None:
+    conninfo, password = _without_password("postgresql://olga:s%2Fcret@db.example:5433/shop?sslmode=require")
+    assert conninfo_to_dict(conninfo) == {
+        "user": "olga", "host": "db.example", "port": "5433", "dbname": "shop", "sslmode": "require",
+    }  # fmt: skip
+    assert password == {"PGPASSWORD": "s/cret"}
+    assert _without_password("dbname=shop") == ("dbname=shop", {})
 
 
 def test_a_second_run_on_the_same_folder_or_port_says_so(data: Path) -> None:

@@ -320,6 +320,7 @@ def test_supervisord_starts_every_process_and_ends_them(
         "supervisord.conf",
         tmp_path,
         {
+            "user=root\n": "",
             "user=shoptalk\n": "",
             "directory=/opt/shoptalk": f"directory={ROOT}",
             "/run/shoptalk": str(tmp_path),

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
@@ -33,6 +38,31 @@ def imported(package: str) -> Iterator[tuple[str, str]]:
             for name in names:
                 if name.split(".")[0] in {*MAY_IMPORT, "tests"}:
                     yield str(path), name.split(".")[0]
+
+
+def pinned(path: Path) -> dict[str, Requirement]:
+    """What a requirements file pins, with those that it includes."""
+    found = {}
+    for line in path.read_text().splitlines():
+        if line.startswith("-r "):
+            found |= pinned(path.parent / line.removeprefix("-r "))
+        elif line.partition("#")[0].strip():
+            requirement = Requirement(line.partition("#")[0])
+            found[canonicalize_name(requirement.name)] = requirement
+    return found
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-amqp.txt", "requirements-xmpp.txt"])
+def test_what_a_pinned_package_needs_is_pinned_too(name: str) -> None:
+    """The container's image is made with --no-deps, which leaves out what an extra brings as well."""
+    there = pinned(ROOT / name)
+    for package, requirement in there.items():
+        with contextlib.suppress(PackageNotFoundError):  # of another extra's file
+            for text in requires(package) or []:
+                needed = Requirement(text)
+                wanted = [needed.marker is None or needed.marker.evaluate({"extra": extra}) for extra in
+                          ("", *requirement.extras)]  # fmt: skip
+                assert not any(wanted) or canonicalize_name(needed.name) in there, f"{package} needs {text}"
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
