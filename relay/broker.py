@@ -55,6 +55,7 @@ async def disconnect(connection: AbstractConnection) -> None:
     """Ends the connection, whatever state it is in."""
     with contextlib.suppress(OSError, TimeoutError, RuntimeError, aiormq.exceptions.AMQPError):
         await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_SECONDS)
+    insist_on_cancellation()
 
 
 async def declare(connection: AbstractConnection, declare: Callable[[AbstractChannel, bool], Awaitable[Any]]) -> None:
@@ -74,14 +75,27 @@ async def trouble(seconds: float = ANSWER_TIMEOUT_SECONDS) -> AsyncIterator[None
     A lease is kept while a call waits, so a call that waited for ever would keep the channel from everybody.
     """
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        finally:
+            insist_on_cancellation()
     except aiormq.exceptions.PublishError:
         raise
     except aiormq.exceptions.DeliveryError:
         raise Trouble("the broker could not keep it (basic.nack)") from None
     except (OSError, TimeoutError, RuntimeError, aiormq.exceptions.AMQPError) as error:
         raise Trouble(describe(error)) from None
+
+
+def insist_on_cancellation() -> None:
+    """Raises CancelledError in a task that was cancelled, which the library may have swallowed in the middle of a call.
+
+    Whoever waits for the task to end would wait for ever, with the lease in hand.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def describe(error: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -14,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import aiormq.exceptions
 import pika
 import pika.exceptions
 import psycopg
@@ -21,6 +23,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from drill.rabbit import Node, Rabbit
+from relay.broker import disconnect, trouble
 from sql.settings import BadSetting, Settings
 from tests.conftest import ROOT, AsRole, Connection, Process, eventually
 from tests.proxy import Proxy
@@ -231,6 +234,38 @@ def test_a_queue_that_is_full_holds_the_channel_and_not_the_order(
     eventually(lambda: len(ids(reader)) == 20)
     check(reader.got, conversations)
     check_repeats(reader)
+
+
+@pytest.mark.parametrize("call", [trouble, disconnect])
+@pytest.mark.parametrize("error", [aiormq.exceptions.AMQPError("expected 'channel.open'"), None])
+def test_a_task_ends_though_the_library_swallows_its_cancellation(
+    call: Callable[..., Any], error: Exception | None
+) -> None:
+    """As aiormq does where a channel is being opened: the relay waited for its inbound task for ever."""
+
+    class Line:
+        async def close(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if error is not None:
+                    raise error from None
+
+    async def work() -> None:
+        if call is disconnect:
+            await disconnect(Line())  # type: ignore[arg-type]
+        else:
+            async with trouble():
+                await Line().close()
+
+    async def cancelled() -> bool:
+        task = asyncio.ensure_future(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        return task.cancelled()
+
+    assert asyncio.run(cancelled())
 
 
 def test_a_broker_that_is_killed_and_started_again_loses_nothing(
