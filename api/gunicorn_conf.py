@@ -3,11 +3,8 @@
 Nor prometheus_client in the master, before the folder in which the processes keep what they count is known.
 """
 
-import contextlib
-import http
 import json
 import os
-import resource
 import shutil
 import signal
 import tempfile
@@ -18,6 +15,7 @@ import gunicorn.util
 from gunicorn.glogging import Logger
 
 from sql.log import configure, formatter
+from sql.open_files import allow_most_open_files
 from sql.settings import BadSetting, Settings
 
 try:
@@ -26,13 +24,7 @@ try:
 except BadSetting as error:
     raise SystemExit(f"shoptalk: {error}") from None
 
-# Each stream is an open file, and the usual soft limit of 1024 is meant for programs that use select(). (macOS says
-# "any number" and then takes none but its own maximum.)
-_, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-for _most_files in (_hard, 10240):
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _hard))
-        break
+allow_most_open_files()
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 worker_class = "gevent"
@@ -58,13 +50,14 @@ class logger_class(Logger):  # type: ignore[misc]  # the setting's name; gunicor
             handler.setFormatter(formatter())
 
 
-def write_problem(client: Any, status: int, _: str, detail: str) -> None:
+def write_problem(client: Any, status: int, reason: str, detail: str) -> None:
     """Answers what gunicorn itself refuses, before the app sees it, as the app answers all else (RFC 9457)."""
+    from api.problems import Problem
+
     status = 400 if status == 501 else status  # of Transfer-Encoding, and so of the request
-    title = http.HTTPStatus(status).phrase
-    detail = detail or title
-    body = json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail, "message": detail})
-    head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+    problem = Problem(status, detail or reason).as_dict()
+    body = json.dumps(problem)
+    head = f"HTTP/1.1 {status} {problem['title']}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
     gunicorn.util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import http.client
 import json
-import resource
 import select
 import socket
 import threading
@@ -19,6 +18,7 @@ from bench.figures import OURS, Aim, Row
 from bench.memory import children, megabytes
 from bench.rounds import rounds
 from bench.stage import Stage
+from sql.open_files import allow_most_open_files
 
 RATE = 50  # chats a second
 HIT = 100  # streams that want each chat
@@ -109,8 +109,7 @@ def streams(stage: Stage) -> Row:
     count = stage.sizes.streams
     hit = min(HIT, count)
     conversations = count // hit
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_most_open_files()
     with (
         stage.database(shop.template(stage)) as url,
         stage.worker(url),

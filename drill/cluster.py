@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import resource
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from drill.crew import Crew
 from drill.rabbit import Node, Rabbit
 from drill.shop import Shop
 from drill.streams import Streams
+from sql.open_files import allow_most_open_files
 
 NODES = 3
 STREAMS = 500  # of each web node
@@ -32,8 +32,7 @@ ENQUEUE = "select enqueue_chat(c, 1, 1, 'hi') from unnest(%s::integer[]) c"
 def run(folder: Path, seconds: float, seed: int) -> Figures:
     """Loads, kills a broker in the first third, starts it again in the second, accounts, and prints the report."""
     chance = random.Random(seed)  # noqa: S311  # seeded, nothing secret
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)  # each stream is one
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    allow_most_open_files()
     with contextlib.ExitStack() as stack:
         shop = stack.enter_context(Shop(folder))
         print("starting the cluster", flush=True)

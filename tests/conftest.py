@@ -6,7 +6,6 @@ import datetime as dt
 import itertools
 import os
 import queue
-import resource
 import secrets
 import shutil
 import signal
@@ -29,6 +28,7 @@ from api import context
 from api.app import create_app
 from drill.rabbit import Rabbit, program
 from embedded import programs
+from sql.open_files import allow_most_open_files
 from sql.schema import prepare
 from sql.settings import Settings
 from tests.proxy import Proxy
@@ -38,9 +38,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 serial = itertools.count(1)
 
-# As api/gunicorn_conf.py does: a test opens a thousand streams.
-_, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
+allow_most_open_files()  # a test opens a thousand streams
 
 
 # A job in the background has it ignored, and what the tests start would inherit that and not end by Ctrl-C.
