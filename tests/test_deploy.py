@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from embedded import programs
-from sql.settings import Settings
+from sql.settings import BadSetting, Settings
 from tests.conftest import ROOT, Connection, Process, eventually, free_port
 
 Start = Callable[..., Process]
@@ -393,7 +393,10 @@ def test_the_container_has_what_its_processes_need(shop: Connection, database: s
 
 def test_the_example_settings_are_settings() -> None:
     lines = [line for line in (DEPLOY / "shoptalk.env").read_text().splitlines() if line and line[0] != "#"]
-    settings = Settings.from_environment(dict(line.split("=", 1) for line in lines))
+    environ = dict(line.split("=", 1) for line in lines)
+    with pytest.raises(BadSetting, match="CHANGE_ME"):  # until somebody has set a key of their own
+        Settings.from_environment(environ)
+    settings = Settings.from_environment(environ | {"SHOPTALK_API_KEYS": KEY})
     assert settings.pooled
     assert psycopg.conninfo.conninfo_to_dict(settings.database_url)["port"] == "6432"
     assert psycopg.conninfo.conninfo_to_dict(settings.direct_url)["port"] == "5432"
