@@ -6,20 +6,22 @@ import gevent.monkey
 import psycopg.waiting
 from flask import Flask
 
-from api import access, context, limits, origins, problems
-from api.attention import attention
-from api.channels import channels
-from api.chats import chats
-from api.conversations import conversations
-from api.desk import desk
-from api.hours import hours
-from api.metrics import install as count_requests
-from api.metrics import metrics
-from api.pages import pages
-from api.people import people
-from api.status import status
-from api.stream import stream
-from api.tokens import tokens
+from api import context
+from api.gate import access, limits, origins
+from api.views.attention import attention
+from api.views.channels import channels
+from api.views.chats import chats
+from api.views.conversations import conversations
+from api.views.desk import desk
+from api.views.hours import hours
+from api.views.metrics import install as count_requests
+from api.views.metrics import metrics
+from api.views.pages import pages
+from api.views.people import people
+from api.views.status import status
+from api.views.stream import stream
+from api.views.tokens import tokens
+from api.wire import problems
 from sql.database import make_engine
 from sql.keys import insist_on_keys
 from sql.schema import check_version

@@ -8,11 +8,11 @@ from typing import Any, cast
 import sqlalchemy as sa
 from flask import Flask, Response, current_app
 
-from api.feed import Feed
-from api.keys import KeyRing
-from api.limits import Pressure, Rates
-from api.presence import Presence
-from api.signals import Announcer
+from api.gate.keys import KeyRing
+from api.gate.limits import Pressure, Rates
+from api.push.feed import Feed
+from api.push.presence import Presence
+from api.push.signals import Announcer
 from sql.settings import Settings
 
 
@@ -34,7 +34,7 @@ def install(app: Flask, settings: Settings, database: sa.Engine) -> None:
     """Gives the app what the functions below answer."""
     node = None
     if settings.fanout == "amqp":
-        from api.nodes import Node
+        from api.push.nodes import Node
 
         node = Node(settings.amqp_urls)
     feed = Feed(settings.direct_url, database, node)

@@ -52,7 +52,7 @@ class logger_class(Logger):  # type: ignore[misc]  # the setting's name; gunicor
 
 def write_problem(client: Any, status: int, reason: str, detail: str) -> None:
     """Answers what gunicorn itself refuses, before the app sees it, as the app answers all else (RFC 9457)."""
-    from api.problems import Problem
+    from api.wire.problems import Problem
 
     status = 400 if status == 501 else status  # of Transfer-Encoding, and so of the request
     problem = Problem(status, detail or reason).as_dict()

@@ -1,7 +1,9 @@
 """The web application as it is, but with its long waits made short: what gunicorn serves in tests of them."""
 
-from api import keys, requests, stream
 from api.app import create_app
+from api.gate import keys
+from api.views import stream
+from api.wire import requests
 
 requests.BODY_SECONDS = 1
 keys.CACHE_SECONDS = keys.NEW_SECONDS = 0.1

@@ -13,8 +13,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from api import access
-from api import keys as api_keys
+from api.gate import access
+from api.gate import keys as api_keys
 from tests.conftest import Connection, MakeClient
 from tests.test_api import at_fault, problem
 from tests.test_enqueue import enqueue

@@ -1,6 +1,6 @@
 """Every example of the API's description is made again, in its order, and has to be answered as it says.
 
-SHOPTALK_RECORD_EXAMPLES=1 writes down what is answered now: the answers in api/examples.json are never written by hand.
+SHOPTALK_RECORD_EXAMPLES=1 records the answers of today; nobody writes those in api/wire/examples.json by hand.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from flask.testing import FlaskClient
 
-from api.examples import FILE, by_operation
+from api.wire.examples import FILE, by_operation
 from tests.conftest import Connection, MakeClient
 from tests.test_access import MASTER, bearer
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from api import limits
-from api.keys import KeyRing
+from api.gate import limits
+from api.gate.keys import KeyRing
 from sql.database import make_engine
 from tests.conftest import Connection, MakeClient, eventually
 from tests.test_access import bearer, make_key, token

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from api import pages
+from api.views import pages
 from tests.conftest import MakeClient
 from tests.test_api import problem
 

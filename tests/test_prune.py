@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from flask.testing import FlaskClient
 
-from api import stream
+from api.views import stream
 from tests.conftest import AsRole, Connection, clock, eventually
 from tests.test_cli import Shoptalk, shoptalk  # noqa: F401
 from tests.test_enqueue import count, enqueue

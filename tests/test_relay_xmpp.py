@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from api.signals import Signal
+from api.push.signals import Signal
 from sql.settings import BadSetting, Settings, XmppComponent
 from tests.conftest import ROOT, AsRole, Connection, Process, clock, eventually
 from tests.test_enqueue import count, enqueue

@@ -25,8 +25,8 @@ import psycopg
 import pytest
 from flask.testing import FlaskClient
 
-from api import stream
-from api.feed import Subscription
+from api.push.feed import Subscription
+from api.views import stream
 from embedded.cluster import Cluster
 from sql.database import make_engine
 from sql.schema import prepare

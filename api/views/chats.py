@@ -7,12 +7,13 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Blueprint, Response
 
-from api import access, answers
 from api.context import announcer, engine, rates, reply
-from api.fields import MOST_CHATS, BriefChatIn, ChatEditIn, parse
-from api.openapi import describe
-from api.problems import Problem, of_sqlstate
-from api.requests import body, path_id
+from api.gate import access
+from api.wire import answers
+from api.wire.fields import MOST_CHATS, BriefChatIn, ChatEditIn, parse
+from api.wire.openapi import describe
+from api.wire.problems import Problem, of_sqlstate
+from api.wire.requests import body, path_id
 from sql.database import query
 from sql.fields import ChatIn
 from sql.tables import chat_states

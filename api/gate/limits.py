@@ -16,8 +16,8 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api.keys import ANYBODY, Caller
-from api.problems import Problem
+from api.gate.keys import ANYBODY, Caller
+from api.wire.problems import Problem
 from sql.database import query
 from sql.settings import Settings
 

@@ -12,7 +12,7 @@ from gunicorn.http.errors import ParseException
 from pydantic import TypeAdapter, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from api.problems import Problem, field_errors
+from api.wire.problems import Problem, field_errors
 from sql.fields import ChatId, Id
 
 _id = TypeAdapter(Id)

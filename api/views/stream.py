@@ -12,14 +12,14 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
-from api.access import caller, needs
 from api.context import engine, feed, keys, presence
-from api.feed import KEYS, PAGE, Feed, Key, Subscription, encode, is_present
-from api.keys import KeyRing
-from api.presence import Place
-from api.problems import Problem, field_errors
-from api.requests import query_number
-from api.signals import encode as encode_signal
+from api.gate.access import caller, needs
+from api.gate.keys import KeyRing
+from api.push.feed import KEYS, PAGE, Feed, Key, Subscription, encode, is_present
+from api.push.presence import Place
+from api.push.signals import encode as encode_signal
+from api.wire.problems import Problem, field_errors
+from api.wire.requests import query_number
 from sql.database import query
 from sql.fields import LARGEST_ID
 

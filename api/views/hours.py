@@ -8,13 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
-from api import answers
 from api.context import engine, reply
-from api.fields import parse
-from api.hours_fields import HolidaysIn, HoursIn, QuietHoursIn
-from api.openapi import describe
-from api.problems import Problem, field_errors
-from api.requests import body, path_id
+from api.wire import answers
+from api.wire.fields import parse
+from api.wire.hours_fields import HolidaysIn, HoursIn, QuietHoursIn
+from api.wire.openapi import describe
+from api.wire.problems import Problem, field_errors
+from api.wire.requests import body, path_id
 from sql.database import STATEMENT_TIMEOUT_SECONDS, query
 
 hours = Blueprint("hours", __name__)

@@ -10,13 +10,13 @@ from flask import Blueprint, Response
 from pydantic import BaseModel, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from api import answers
-from api.access import caller, parties_store
 from api.context import engine, keys, reply
-from api.fields import parse
-from api.openapi import describe
-from api.problems import Problem, field_errors
-from api.requests import body
+from api.gate.access import caller, parties_store
+from api.wire import answers
+from api.wire.fields import parse
+from api.wire.openapi import describe
+from api.wire.problems import Problem, field_errors
+from api.wire.requests import body
 from sql.fields import LARGEST_ID, Id, Party
 from sql.tables import conversations
 

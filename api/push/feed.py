@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import sqlalchemy as sa
 
-from api import answers
 from api.counts import STREAM_CHATS, STREAM_DELAY, STREAM_OVERRUNS, STREAMS
-from api.keys import ANYBODY, Caller
-from api.signals import CHANNEL, Signal
-from api.signals import encode as encode_signal
+from api.gate.keys import ANYBODY, Caller
+from api.push.signals import CHANNEL, Signal
+from api.push.signals import encode as encode_signal
+from api.wire import answers
 from sql.database import connect, query
 from sql.log import Log
 from sql.metrics import listener_is_lost, listener_is_up
 
 if TYPE_CHECKING:
-    from api.nodes import Node
+    from api.push.nodes import Node
 
 log = Log("api")
 
@@ -209,7 +209,7 @@ class Feed:
 
     def _take_from(self, node: Node) -> None:
         """Until the broker is lost. The log is then read every second: nobody says that it has grown."""
-        from api.nodes import Lost
+        from api.push.nodes import Lost
 
         try:
             with node.messages() as messages:

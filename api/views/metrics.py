@@ -14,10 +14,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from api import access
 from api.context import engine
 from api.counts import REQUEST_SECONDS
-from api.openapi import describe
+from api.gate import access
+from api.wire.openapi import describe
 from sql.database import query
 
 metrics = Blueprint("metrics", __name__)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from api.problems import Problem
+from api.wire.problems import Problem
 from sql.fields import ChatIn, Id, Name, Party, Payload, field_error
 from sql.jid import BadJid, bare_jid
 

@@ -6,7 +6,7 @@ import urllib.parse
 
 from flask import Flask, Response, current_app, request
 
-from api.problems import Problem
+from api.wire.problems import Problem
 from sql.settings import is_loopback
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Last-Event-ID"

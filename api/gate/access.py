@@ -15,12 +15,13 @@ from typing import Any, TypeVar, cast
 import sqlalchemy as sa
 from flask import Flask, current_app, g, request
 
-from api import context, origins
-from api.feed import KEYS
-from api.keys import ANYBODY, Caller
-from api.limits import LARGEST_TOKEN_BODY_BYTES
-from api.problems import Problem, field_errors
-from api.requests import id_or_none
+from api import context
+from api.gate import origins
+from api.gate.keys import ANYBODY, Caller
+from api.gate.limits import LARGEST_TOKEN_BODY_BYTES
+from api.push.feed import KEYS
+from api.wire.problems import Problem, field_errors
+from api.wire.requests import id_or_none
 from sql.database import query
 from sql.fields import ChatIn
 from sql.tables import chat_states, chats, conversations, operators

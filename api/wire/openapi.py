@@ -13,8 +13,9 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from werkzeug.routing import Rule
 
-from api import access, examples
-from api.answers import ProblemOut
+from api.gate import access
+from api.wire import examples
+from api.wire.answers import ProblemOut
 
 View = TypeVar("View", bound=Callable[..., Any])
 

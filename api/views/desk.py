@@ -8,11 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
-from api import answers
 from api.context import engine, reply
-from api.openapi import describe
-from api.problems import Problem, field_errors
-from api.requests import path_id, query_number
+from api.wire import answers
+from api.wire.openapi import describe
+from api.wire.problems import Problem, field_errors
+from api.wire.requests import path_id, query_number
 from sql.database import query
 from sql.fields import LARGEST_ID
 from sql.tables import operators, stores

@@ -7,14 +7,14 @@ import time
 import sqlalchemy as sa
 from flask import Blueprint, Response
 
-from api import answers
-from api.access import speak_as
 from api.context import announcer, engine, reply
-from api.conversations import NO_SUCH_CONVERSATION
-from api.fields import ReadIn, TypingIn, parse
-from api.openapi import describe
-from api.problems import Problem
-from api.requests import body, path_id
+from api.gate.access import speak_as
+from api.views.conversations import NO_SUCH_CONVERSATION
+from api.wire import answers
+from api.wire.fields import ReadIn, TypingIn, parse
+from api.wire.openapi import describe
+from api.wire.problems import Problem
+from api.wire.requests import body, path_id
 from sql.database import query
 from sql.tables import conversations as conversations_table
 

@@ -9,13 +9,13 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Blueprint, Response
 
-from api import answers
-from api.access import caller
 from api.context import engine, reply
-from api.keys import Caller
-from api.openapi import describe
-from api.problems import Problem
-from api.requests import path_id, query_number
+from api.gate.access import caller
+from api.gate.keys import Caller
+from api.wire import answers
+from api.wire.openapi import describe
+from api.wire.problems import Problem
+from api.wire.requests import path_id, query_number
 from sql.database import query
 from sql.tables import conversations as conversations_table
 

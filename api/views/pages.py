@@ -10,13 +10,13 @@ from typing import cast
 from flask import Blueprint, Response, request
 from werkzeug.security import safe_join
 
-from api.access import needs
-from api.problems import Problem
-from api.requests import path_id
+from api.gate.access import needs
+from api.wire.problems import Problem
+from api.wire.requests import path_id
 
 pages = Blueprint("pages", __name__)
 
-FOLDER = Path(__file__).parent / "static"
+FOLDER = Path(__file__).parent.parent / "static"
 # Nothing inline and nothing from elsewhere: text that got into a page by mistake is not executed.
 POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors "
 # The viewer of the reference has styles in its elements' attributes; of scripts all stays as it is.

@@ -8,13 +8,13 @@ import sqlalchemy as sa
 from flask import Blueprint, Response
 from pydantic import BaseModel
 
-from api import answers
-from api.access import caller, insist_on_store
 from api.context import engine, reply, settings
-from api.fields import ClientIn, OperatorIn, parse
-from api.openapi import describe
-from api.problems import Problem, field_errors
-from api.requests import body
+from api.gate.access import caller, insist_on_store
+from api.wire import answers
+from api.wire.fields import ClientIn, OperatorIn, parse
+from api.wire.openapi import describe
+from api.wire.problems import Problem, field_errors
+from api.wire.requests import body
 from sql.database import query
 
 people = Blueprint("people", __name__)

@@ -7,10 +7,10 @@ import time
 import sqlalchemy as sa
 from flask import Blueprint, Response, current_app
 
-from api import answers
 from api.context import engine, reply
-from api.openapi import describe, document
-from api.requests import query_flag
+from api.wire import answers
+from api.wire.openapi import describe, document
+from api.wire.requests import query_flag
 from sql.database import query
 
 status = Blueprint("status", __name__)

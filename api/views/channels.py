@@ -16,13 +16,13 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
-from api import answers
-from api.channel_fields import CHANNEL_NAME, ReplayIn, WebhookIn
 from api.context import engine, reply
-from api.fields import parse
-from api.openapi import describe
-from api.problems import Problem
-from api.requests import body, path_id, query_number
+from api.wire import answers
+from api.wire.channel_fields import CHANNEL_NAME, ReplayIn, WebhookIn
+from api.wire.fields import parse
+from api.wire.openapi import describe
+from api.wire.problems import Problem
+from api.wire.requests import body, path_id, query_number
 from sql.database import query
 from sql.fields import LARGEST_CHAT_ID
 

@@ -1,0 +1,1 @@
+"""What stands before every view: who may call it, and how often."""

@@ -1,0 +1,1 @@
+"""How a sent chat reaches an open stream."""

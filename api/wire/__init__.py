@@ -1,0 +1,1 @@
+"""What requests may hold, and what is answered."""
