@@ -1,1 +1,1 @@
-"""The REST API: parse, one statement, answer. `app.py` puts it together."""
+"""The REST API. A view parses the request, runs one statement and answers. `app.py` assembles the application."""

@@ -1,4 +1,4 @@
-"""The web application: puts settings, database, views and errors together."""
+"""Assembles the web application from settings, database, views and error handlers."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from api.views.stream import stream
 from api.views.tokens import tokens
 from api.wire import problems
 from sql.database import make_engine
-from sql.keys import insist_on_keys
-from sql.schema import check_version
+from sql.install import check_version
+from sql.keys import require_keys
 from sql.settings import Settings
 
-LARGEST_BODY_BYTES = 5 * 2**20  # a thousand of the longest chats, every character escaped
+LARGEST_BODY_BYTES = 5 * 2**20  # a thousand of the longest chats, with every character escaped
 
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The app for one process. Raises BadSetting, WrongSchema, and psycopg.Error without a database."""
-    _insist_on_yielding_waits()
+    _require_yielding_waits()
     settings = settings or Settings.from_environment()
     check_version(settings.database_url)
-    insist_on_keys(settings)
+    require_keys(settings)
     app = Flask("api", static_folder=None)
     app.url_map.strict_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY_BYTES
@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _insist_on_yielding_waits() -> None:
-    """psycopg picks its waiting function when imported: before gevent's patch, it would stop every stream."""
+def _require_yielding_waits() -> None:
+    """psycopg picks its wait function on import: imported before gevent's patch, each wait would block every stream."""
     if gevent.monkey.is_object_patched("select", "select") and psycopg.waiting.wait.__module__ != "psycopg.waiting":
         raise RuntimeError("psycopg was imported before gevent patched the process")

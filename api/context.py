@@ -1,4 +1,4 @@
-"""What every view shares: this process's engine and settings, and the shape of a plain answer."""
+"""The objects that all views of a process share, and the plain JSON answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sql.settings import Settings
 
 @dataclass(frozen=True)
 class Shared:
-    """One process's own."""
+    """One process's shared objects."""
 
     settings: Settings
     engine: sa.Engine
@@ -31,7 +31,7 @@ class Shared:
 
 
 def install(app: Flask, settings: Settings, database: sa.Engine) -> None:
-    """Gives the app what the functions below answer."""
+    """Creates the shared objects that the functions below return."""
     node = None
     if settings.fanout == "amqp":
         from api.push.nodes import Node
@@ -61,32 +61,32 @@ def engine() -> sa.Engine:
 
 
 def feed() -> Feed:
-    """The process's reader of the sent log."""
+    """The process's feed."""
     return _shared().feed
 
 
 def announcer() -> Announcer:
-    """The process's sender of what streams carry besides the log."""
+    """The process's sender of signals."""
     return _shared().announcer
 
 
 def presence() -> Presence:
-    """The process's record of who looks."""
+    """The process's viewers."""
     return _shared().presence
 
 
 def keys() -> KeyRing:
-    """Who the process's callers are."""
+    """The process's copy of the API keys."""
     return _shared().keys
 
 
 def rates() -> Rates:
-    """How much the process's callers have asked for."""
+    """The process's request counts."""
     return _shared().rates
 
 
 def pressure() -> Pressure:
-    """How the queue was when the process last looked."""
+    """The queue's figures as the process last read them."""
     return _shared().pressure
 
 
@@ -95,7 +95,7 @@ def _shared() -> Shared:
 
 
 def reply(data: Any, status: int = 200, **headers: str) -> Response:
-    """A JSON answer; underscores in header names become dashes."""
+    """A JSON answer; underscores in header names are replaced by dashes."""
     response = cast(Response, current_app.json.response(data))
     response.status_code = status
     for name, value in headers.items():

@@ -1,4 +1,4 @@
-"""What a web process counts of its work; `api.metrics` shows it, summed over all processes of this gunicorn."""
+"""The counters of a web process; `api.views.metrics` serves them, summed over all processes of this gunicorn."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from sql.metrics import DELAY_BUCKETS
 
 REQUEST_SECONDS = Histogram(
     "shoptalk_http_request_seconds",
-    "Requests, until their answer begins.",
+    "Requests, until the answer begins.",
     ["method", "route", "status"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )
 STREAMS = Gauge("shoptalk_streams", "Open streams.", multiprocess_mode="livesum")
-STREAM_CHATS = Counter("shoptalk_stream_chats", "Chats read from the log for streams, once a process.")
+STREAM_CHATS = Counter("shoptalk_stream_chats", "Chats read from the log for streams, once per process.")
 STREAM_OVERRUNS = Counter("shoptalk_stream_overruns", "Streams that were too slow and went back to reading the log.")
 STREAM_DELAY = Histogram(
     "shoptalk_enqueue_to_stream_seconds",
-    "From a chat's enqueue until it is handed to streams; once a read of the log, of the oldest that was never held.",
+    "From enqueue to the streams; one value per read of the log, of its oldest chat that was never held.",
     buckets=DELAY_BUCKETS,
 )

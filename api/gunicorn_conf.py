@@ -1,6 +1,6 @@
-"""How gunicorn serves the app. Must not import psycopg: gevent has to patch the process first.
+"""Gunicorn's configuration. Must not import psycopg: gevent has to patch the process first.
 
-Nor prometheus_client in the master, before the folder in which the processes keep what they count is known.
+Nor prometheus_client in the master, before the folder of the processes' counters is known.
 """
 
 import json
@@ -30,31 +30,31 @@ bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_
 worker_class = "gevent"
 workers = _settings.web_processes
 worker_connections = 10000
-keepalive = 75  # seconds; above the usual proxy's 60, so that it never reuses a connection we are closing
+keepalive = 75  # seconds; above the usual proxy's 60, so that a proxy never reuses a connection that is being closed
 graceful_timeout = 3  # seconds; below honcho's and the contract's 5
 timeout = 30
 control_socket_disable = True
 
-# systemd's own folder where there is one: what is old in /tmp is swept away on many machines.
+# systemd's folder if there is one: many machines delete old files in /tmp.
 _counts = tempfile.mkdtemp(prefix="shoptalk-metrics-", dir=os.getenv("RUNTIME_DIRECTORY"))
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _counts
 
 
 class logger_class(Logger):  # type: ignore[misc]  # the setting's name; gunicorn has no types
-    """Gunicorn's own lines in the style of all others."""
+    """Gunicorn's log lines in the format of all others."""
 
     def setup(self, cfg: Any) -> None:
-        """As gunicorn does, but for the style."""
+        """As gunicorn does, except for the format."""
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(formatter())
 
 
 def write_problem(client: Any, status: int, reason: str, detail: str) -> None:
-    """Answers what gunicorn itself refuses, before the app sees it, as the app answers all else (RFC 9457)."""
+    """Answers requests that gunicorn itself rejects, before the app sees them, in the app's format (RFC 9457)."""
     from api.wire.problems import Problem
 
-    status = 400 if status == 501 else status  # of Transfer-Encoding, and so of the request
+    status = 400 if status == 501 else status  # an unknown Transfer-Encoding, so the request is at fault
     problem = Problem(status, detail or reason).as_dict()
     body = json.dumps(problem)
     head = f"HTTP/1.1 {status} {problem['title']}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
@@ -65,21 +65,21 @@ gunicorn.util.write_error = write_problem
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Takes what a process that has ended counted as its present state out of the sums."""
+    """Removes the gauges of a process that has ended from the sums."""
     from prometheus_client import multiprocess
 
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
 
 def on_exit(server: Any) -> None:
-    """Leaves nothing behind."""
+    """Removes the folder of the counters."""
     shutil.rmtree(_counts, ignore_errors=True)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Ends the streams at SIGTERM, so that each ends with a whole event and its reader resumes elsewhere.
+    """Ends the streams at SIGTERM, each after a complete event; their readers resume at another process.
 
-    Without it gunicorn waits for them until graceful_timeout and then cuts them off.
+    Otherwise gunicorn waits for them until graceful_timeout and then cuts them off.
     """
     stop = signal.getsignal(signal.SIGTERM)
 

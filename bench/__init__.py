@@ -1,1 +1,1 @@
-"""Shoptalk measured: `__main__` runs the rows, `stage` is what they stand on, `figures` what comes out."""
+"""The benchmark: `__main__` runs the measurements, `stage` has server and processes, `figures` rows and table."""

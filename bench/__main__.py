@@ -1,4 +1,4 @@
-"""`python -m bench`: measures every row, or those asked for, and prints the table."""
+"""`python -m bench`: measures all rows, or the chosen ones, and prints the table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench import delays, drains, flood, flows, history, memory, stream, web
 from bench.figures import Row, table
 from bench.stage import FULL, QUICK, SMOKE, Stage
 
-# What belongs together is measured in the same rounds: each part gives one row or some.
+# Rows of one part are measured in the same rounds.
 PARTS: dict[str, Callable[[Stage], Sequence[Row]]] = {
     "drain": drains.run,
     "enqueue": flows.enqueue,
@@ -32,14 +32,22 @@ PARTS: dict[str, Callable[[Stage], Sequence[Row]]] = {
 
 
 def main() -> int:
-    """Runs the parts; the exit status says nothing of aims, only whether all was measured."""
+    """Runs the parts; the exit status tells only whether everything was measured, not whether aims were reached."""
     parser = argparse.ArgumentParser(prog="bin/bench", description="Measures Shoptalk on a throwaway PostgreSQL.")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_const", dest="sizes", const=QUICK, help="two minutes, coarser")
-    size.add_argument("--smoke", action="store_const", dest="sizes", const=SMOKE, help="only to see that it works")
-    parser.add_argument("--only", action="append", choices=PARTS, metavar="NAME", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--no-peers", action="store_true", help="leave the other queues out")
-    parser.add_argument("--json", type=Path, default=Path("bench-results.json"), metavar="FILE")
+    size.add_argument("--quick", action="store_const", dest="sizes", const=QUICK, help="two minutes, but coarser")
+    size.add_argument("--smoke", action="store_const", dest="sizes", const=SMOKE, help="only to check that it works")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=PARTS,
+        metavar="NAME",
+        help=f"measure only this part (can be repeated): {', '.join(PARTS)}",
+    )
+    parser.add_argument("--no-peers", action="store_true", help="do not measure the other queues")
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench-results.json"), metavar="FILE", help="where to write the results"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sizes = options.sizes or FULL
@@ -50,9 +58,9 @@ def main() -> int:
     with Stage.open(sizes) as stage:
         conditions = stage.conditions() | {"command": " ".join(["bin/bench", *sys.argv[1:]])}
         print(", ".join(f"{name} {value}" for name, value in conditions.items()), flush=True)
-        for place, name in enumerate(PARTS, 1):
+        for index, name in enumerate(PARTS, 1):
             if not options.only or name in options.only:
-                stage.say(f"[{place}/{len(PARTS)}] {name}")
+                stage.say(f"[{index}/{len(PARTS)}] {name}")
                 try:
                     rows += PARTS[name](stage)
                 except Exception:

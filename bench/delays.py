@@ -1,4 +1,4 @@
-"""The time from a chat's commit to its being seen in the log, beside that of a bare NOTIFY."""
+"""The time from a chat's commit until a reader has seen it in the log, compared with a bare NOTIFY."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.figures import OURS, Aim, Row
 from bench.rounds import rounds
 from bench.stage import Connection, Stage, await_
 
-# With a chat_id that pgbench's log of transactions can be matched with.
+# The chat_id lets pgbench's log of transactions be matched with the sent log.
 NUMBERED = """\\set number :number + 1
 \\set chat :client_id * 10000000 + :number
 \\set conversation random(1, {conversations})
@@ -25,8 +25,8 @@ select * from enqueue_chat(:conversation, 1, 1, '{payload}', 'client', :chat);
 
 
 def latency(stage: Stage) -> list[Row]:
-    """Commit to sent at 50/s, beside NOTIFY there and back."""
-    bare = "NOTIFY there and back"
+    """Commit to seen at 50/s, compared with a NOTIFY round trip."""
+    bare = "NOTIFY round trip"
     ours: list[list[float]] = []
     others: list[list[float]] = []
 
@@ -52,7 +52,7 @@ def latency(stage: Stage) -> list[Row]:
 
 
 def commit_to_sent(stage: Stage, rate: float, connections: int) -> list[float]:
-    """Milliseconds from the producer's commit to a listening reader that has the chat out of the log."""
+    """Milliseconds from the producer's commit until a listening reader has read the chat from the log."""
     prefix = stage.folder / f"transactions_{time.monotonic_ns()}"
     options = ["-T", str(max(1, round(stage.sizes.live_seconds))), "-R", str(rate), "-c", str(connections)]
     options += ["-j", "1", "-D", "number=0", "-l", f"--log-prefix={prefix}"]
@@ -68,18 +68,18 @@ def commit_to_sent(stage: Stage, rate: float, connections: int) -> list[float]:
 
 
 def _read(listener: Connection, db: Connection, producer: subprocess.Popen[bytes]) -> dict[int, float]:
-    """When each chat was seen, by the clock on the wall, until the producer has been silent for a second."""
+    """When each chat was seen, in wall-clock time. Reads until the producer has ended and a second more is quiet."""
     seen: dict[int, float] = {}
     position = 0
-    news = "select position, chat_id from sent_log where position > %s order by position"
+    new_entries = "select position, chat_id from sent_log where position > %s order by position"
     while True:
-        silent = not list(listener.notifies(timeout=1, stop_after=1))
-        rows = db.execute(news, [position], binary=True).fetchall()
+        is_quiet = not list(listener.notifies(timeout=1, stop_after=1))
+        rows = db.execute(new_entries, [position], binary=True).fetchall()
         now = time.time()
         for _, chat in rows:
             seen[chat] = now
         position = rows[-1][0] if rows else position
-        if silent and producer.poll() is not None:
+        if is_quiet and producer.poll() is not None:
             return seen
 
 
@@ -92,7 +92,7 @@ def transactions(prefix: Path) -> Iterator[tuple[int, float]]:
 
 
 def round_trips(stage: Stage) -> list[float]:
-    """Milliseconds that NOTIFY takes to another process and back, 50 times a second."""
+    """Milliseconds of NOTIFY round trips to another process, 50 per second."""
     spawn = multiprocessing.get_context("spawn")
     trips = []
     with stage.database(shop.template(stage)) as url, stage.connect(url) as db, stage.connect(url) as listener:
@@ -122,6 +122,6 @@ def _echo(url: str, ready: multiprocessing.synchronize.Event) -> None:
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """The value that `percent` of them do not exceed."""
+    """The value that `percent` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

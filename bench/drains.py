@@ -1,4 +1,4 @@
-"""The drain: a full queue sent by our worker, by the least SQL that could do it, and by other queues."""
+"""The drain: a full queue, sent by our worker, by the least SQL that could do it, and by other queues."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import time
 from bench import peers, shop
 from bench.figures import OURS, Aim, Row
 from bench.rounds import rounds
-from bench.stage import Connection, Stage, await_, sessions
+from bench.stage import Connection, Stage, await_, count_sessions
 
-BATCH = 500  # as PgQueuer's too
-LARGE_BATCH = 4000  # to which our worker grows in a backlog
-LEAST = "plain SQL: pointer out, log in"
+BATCH = 500  # as for PgQueuer
+LARGE_BATCH = 4000  # the size that our worker's batches reach in a backlog
+LEAST = "plain SQL: queue row deleted, log row inserted"
 LARGE = f"the same by batches of {LARGE_BATCH:,}"
 ONCE = "plain SQL, both tables keyed by conversation"
 
-# The least: a pointer goes, a line in the log comes, in one order for all. No hours, no conversations.
+# The least that could do: queue rows deleted and log rows inserted, in one global order. No hours, no conversations.
 LIMIT = """
-create table pointers (due_at timestamptz not null, chat_id bigint not null,
+create table queue_rows (due_at timestamptz not null, chat_id bigint not null,
                        conversation_id int not null, seq int not null);
-create index on pointers (due_at, seq);
+create index on queue_rows (due_at, seq);
 create table log (position bigint generated always as identity primary key, chat_id bigint not null,
                   conversation_id int not null, seq int not null, sent_at timestamptz not null);
-insert into pointers select now() - interval '1 minute' + g * interval '1 microsecond', g, g % {conversations}, g
+insert into queue_rows select now() - interval '1 minute' + g * interval '1 microsecond', g, g % {conversations}, g
   from generate_series(1, {chats}) g;
 """
-# What a log needs to have a chat once, and a queue to be asked about a conversation.
+# The keys that make the log refuse a chat twice, and let the queue be searched by conversation.
 KEYS = """
 alter table log add unique (conversation_id, seq);
-alter table pointers add primary key (conversation_id, seq);
+alter table queue_rows add primary key (conversation_id, seq);
 """
 LIMIT_STEP = """
 with claimed as materialized (
-    select ctid as pointer, chat_id, conversation_id, seq from pointers where due_at <= now()
+    select ctid as row_id, chat_id, conversation_id, seq from queue_rows where due_at <= now()
      order by due_at, seq limit %s for update skip locked
-), gone as (
-    delete from pointers p using claimed c where p.ctid = c.pointer
+), acked as (
+    delete from queue_rows q using claimed c where q.ctid = c.row_id
 ), logged as (
     insert into log (chat_id, conversation_id, seq, sent_at)
     select chat_id, conversation_id, seq, now() from claimed
@@ -47,7 +47,7 @@ select count(*) from claimed
 
 
 def run(stage: Stage) -> list[Row]:
-    """Rows drain, takeover and uneven, measured in the same rounds."""
+    """The rows drain, takeover and uneven, measured in the same rounds."""
     sizes = stage.sizes
     even = stage.template("even", functools.partial(shop.queued, chats=sizes.chats, conversations=sizes.conversations))
     uneven = stage.template(
@@ -95,7 +95,7 @@ def run(stage: Stage) -> list[Row]:
 
 
 def drain(stage: Stage, template: str, workers: int = 1, gaps: list[float] | None = None) -> float:
-    """Chats/s of our worker; with two, one is killed in the middle, and the longest pause goes to `gaps`."""
+    """Chats/s of our worker. With two workers one is killed in the middle; the longest pause is appended to `gaps`."""
     with stage.database(template) as url:
         rate, gap = drain_at(stage, url, workers)
     if gaps is not None:
@@ -104,16 +104,16 @@ def drain(stage: Stage, template: str, workers: int = 1, gaps: list[float] | Non
 
 
 def drain_at(stage: Stage, url: str, workers: int = 1) -> tuple[float, float]:
-    """(chats/s, longest pause between two batches in seconds) of sending what is due at the URL."""
+    """(chats/s, longest pause between two batches in seconds) of sending the due chats of the database."""
     with contextlib.ExitStack() as stack:
         db = stack.enter_context(stage.connect(url))
         gate = stack.enter_context(stage.connect(url))
         start = _position(db)
         due = int(_one(db, "select count(*) from chat_queue where due_at <= now()"))
-        # The start is when all workers stand by at the lock, so that none is measured while it is loading.
+        # The workers first wait for the lock, so that the time they take to start is not measured.
         gate.execute("select pg_advisory_lock(sender_lock())")
         started = [stack.enter_context(stage.worker(url)) for _ in range(workers)]
-        await_(lambda: sessions(db, "shoptalk worker") >= workers)
+        await_(lambda: count_sessions(db, "shoptalk worker") >= workers)
         gate.execute("select pg_advisory_unlock(sender_lock())")
         if workers > 1:
             _await_position(db, start + due // 2)
@@ -123,7 +123,7 @@ def drain_at(stage: Stage, url: str, workers: int = 1) -> tuple[float, float]:
 
 
 def _result(db: Connection, start: int) -> tuple[float, float]:
-    """The rate by the log's own instants, which are when each batch began; raises if the order is not kept."""
+    """The rate by the timestamps of the log, which are when each batch began. Raises RuntimeError if out of order."""
     row = db.execute(
         "select count(*) from (select seq - lag(seq) over (partition by conversation_id order by position) as step"
         " from sent_log where position > %s) s where step <> 1",
@@ -143,7 +143,7 @@ def _result(db: Connection, start: int) -> tuple[float, float]:
 
 
 def limit(stage: Stage, keys: str = "", batch: int = BATCH) -> float:
-    """Chats/s of LIMIT_STEP from one session, without or with KEYS."""
+    """Chats/s of LIMIT_STEP from one session, with or without KEYS."""
     sizes = stage.sizes
 
     def build(url: str) -> None:
@@ -151,15 +151,15 @@ def limit(stage: Stage, keys: str = "", batch: int = BATCH) -> float:
             db.execute(LIMIT.format(chats=sizes.chats, conversations=sizes.conversations) + keys, prepare=False)
 
     with (
-        stage.database(stage.template("pointers_once" if keys else "pointers", build)) as url,
+        stage.database(stage.template("queue_rows_once" if keys else "queue_rows", build)) as url,
         stage.connect(url) as db,
     ):
         db.execute("set enable_seqscan = off")
         db.execute(LIMIT_STEP, [batch])
-        started, gone = time.monotonic(), 0
+        started, sent = time.monotonic(), 0
         while (row := db.execute(LIMIT_STEP, [batch]).fetchone()) and row[0]:
-            gone += row[0]
-        return gone / (time.monotonic() - started)
+            sent += row[0]
+        return sent / (time.monotonic() - started)
 
 
 def _one(db: Connection, statement: str) -> int:

@@ -1,4 +1,4 @@
-"""What comes out of a measurement: values a contender, their medians and ratios, the table."""
+"""The results of a measurement: values by contender, their medians and ratios, the table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ OURS = "shoptalk"
 
 @dataclass(frozen=True)
 class Aim:
-    """What the ratio to a contender should be; of OURS itself: what the figure should be."""
+    """A bound for the ratio of OURS to a contender, or, for OURS itself, for its value."""
 
     sign: str  # ">=" or "<="
     bound: float
 
-    def reached(self, value: float) -> bool:
-        """Whether the value does."""
+    def is_reached(self, value: float) -> bool:
+        """Whether the value keeps the bound."""
         return value >= self.bound if self.sign == ">=" else value <= self.bound
 
     def __str__(self) -> str:
@@ -28,7 +28,7 @@ class Aim:
 
 @dataclass
 class Row:
-    """One measurement: the values of each repeat by contender, OURS first."""
+    """One measurement: each round's values by contender, OURS first."""
 
     name: str
     title: str
@@ -38,53 +38,53 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
     def median(self, contender: str) -> float:
-        """The contender's middle value."""
+        """The contender's median."""
         return statistics.median(self.values[contender])
 
     def ratio(self, contender: str) -> float:
-        """OURS by the contender: the median over the rounds that both took part in, else of the medians."""
+        """OURS divided by the contender: the median over the common rounds, or the ratio of the medians."""
         ours, others = self.values[OURS], self.values[contender]
         if len(ours) == len(others) and all(others):
             return statistics.median(a / b for a, b in zip(ours, others, strict=True))
         return self.median(OURS) / self.median(contender) if self.median(contender) else float("inf")
 
     def measured(self, contender: str) -> float:
-        """What the contender's aim is about."""
+        """The value that the contender's aim bounds."""
         return self.median(OURS) if contender == OURS else self.ratio(contender)
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as the JSON file has it."""
+        """The row for the JSON file."""
         result = dataclasses.asdict(self)
         result["medians"] = {name: self.median(name) for name in self.values}
         result["ratios"] = {name: self.ratio(name) for name in self.values if name != OURS}
         result["aims"] = {
-            name: {"aim": str(aim), "measured": self.measured(name), "reached": aim.reached(self.measured(name))}
+            name: {"aim": str(aim), "measured": self.measured(name), "reached": aim.is_reached(self.measured(name))}
             for name, aim in self.aims.items()
         }
         return result
 
 
-def number(value: float) -> str:
-    """With three or more digits that count."""
+def format_number(value: float) -> str:
+    """With at least three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows as a Markdown table, one line a contender."""
+    """The rows as a Markdown table, one line per contender."""
     lines = [
         "| what | contender | median | min … max | shoptalk / it | aim | |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in rows:
-        for place, (name, values) in enumerate(row.values.items()):
-            what = f"**{row.name}**: {row.title}, {row.unit}" if place == 0 else ""
-            ratio = "" if name == OURS else number(row.ratio(name))
+        for index, (name, values) in enumerate(row.values.items()):
+            what = f"**{row.name}**: {row.title}, {row.unit}" if index == 0 else ""
+            ratio = "" if name == OURS else format_number(row.ratio(name))
             aim = row.aims.get(name)
-            verdict = "" if aim is None else "reached" if aim.reached(row.measured(name)) else "**missed**"
-            spread = f"{number(min(values))} … {number(max(values))}"
-            median = number(row.median(name))
+            verdict = "" if aim is None else "reached" if aim.is_reached(row.measured(name)) else "**missed**"
+            spread = f"{format_number(min(values))} … {format_number(max(values))}"
+            median = format_number(row.median(name))
             lines.append(f"| {what} | {name} | {median} | {spread} | {ratio} | {aim or ''} | {verdict} |")
         lines += [f"| | _{note}_ | | | | | |" for note in row.notes]
     return "\n".join(lines)

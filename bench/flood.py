@@ -1,4 +1,4 @@
-"""Nine in the morning: a store opens on everything that was held, while other stores go on as before."""
+"""A store opens and all of its held chats become due, while other stores send as before."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bench.delays import percentile, transactions
 from bench.figures import OURS, Aim, Row
 from bench.stage import Connection, Stage
 
-FLOODED = 1_000_000  # the first of the conversations of the store that opens
+FLOODED = 1_000_000  # the first conversation of the store that opens
 PER_CONVERSATION = 20
-FASTEST = 20_000  # chats/s: the live chats go on for as long as the flood takes at this rate
-LIVE_IDS = 900_000_000  # the live chats' ids begin here: above those of the flood
+FASTEST = 20_000  # chats/s: live chats continue for as long as the flood takes at this rate
+LIVE_IDS = 900_000_000  # the first id of the live chats, above those of the flood
 LIVE = """\\set number :number + 1
 \\set chat {first} + :number
 \\set conversation random(1, {conversations})
 select * from enqueue_chat(:conversation, 1, 1, '{payload}', 'client', :chat);
 """
-# The store's looked-up period says when it opens, to the second, as hours in minutes could not.
+# The store's cached opening period sets the opening to the second, which opening hours in minutes cannot.
 HOLD = """
 with opening as (
     update stores set closed_since = now() - interval '1 hour', opens_at = now() + %(seconds)s * interval '1 second',
@@ -41,7 +41,7 @@ select count(*) from (
 
 
 def run(stage: Stage) -> list[Row]:
-    """One flood: how long it lasts, what it costs the others, what it writes and leaves behind."""
+    """One flood: how long it lasts, how it delays live chats, what it writes and leaves behind."""
     held = stage.sizes.held
     build = functools.partial(_build, conversations=stage.sizes.conversations, held=held)
     with stage.database(stage.template("flood", build)) as url, stage.connect(url) as db:
@@ -61,16 +61,16 @@ def run(stage: Stage) -> list[Row]:
         flooded = {at: delay for at, delay in live.items() if opened <= at <= ended} or live
         disorder, left = _one(db, DISORDER), _one(db, "select count(*) from chat_queue")
         notes = [
-            f"pointers rewritten by the release {_updated(db) - updated:.0f} (aim 0),"
+            f"queue rows rewritten by the release {_updated(db) - updated:.0f} (aim 0),"
             f" out of order {disorder:.0f} (aim 0), left behind {left:.0f} (aim 0); afterwards {_sizes(db)}"
         ]
     conversations = held // PER_CONVERSATION
     title = f"a store opens on {held:,} held chats of {conversations:,} conversations, live chats at 50/s in another"
-    beside = "without the flood"
-    p99 = {OURS: [percentile(list(flooded.values()), 99)], beside: [percentile(list(calm.values()), 99)]}
+    before = "without the flood"
+    p99 = {OURS: [percentile(list(flooded.values()), 99)], before: [percentile(list(calm.values()), 99)]}
     return [
         Row("flood", title, "s until all are sent", {OURS: [ended - opened]}, {}, notes),
-        Row("flood-p99", "meanwhile, of live chats: commit to seen in the log, p99", "ms", p99, {beside: Aim("<=", 3)}),
+        Row("flood-p99", "meanwhile, of live chats: commit to seen in the log, p99", "ms", p99, {before: Aim("<=", 3)}),
     ]  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def _build(url: str, conversations: int, held: int) -> None:
 
 
 def _live(stage: Stage, url: str, seconds: float) -> dict[float, float]:
-    """Chats at 50/s for so long: when each was committed, and after how many milliseconds it was seen."""
+    """Sends chats at 50/s: when each was committed, and after how many milliseconds it was seen."""
     prefix = stage.folder / f"transactions_{time.monotonic_ns()}"
     with stage.connect(url) as listener, stage.connect(url) as db:
         first = int(_one(db, "select max(chat_id) from chats where chat_id >= 900000000", LIVE_IDS))
@@ -92,12 +92,12 @@ def _live(stage: Stage, url: str, seconds: float) -> dict[float, float]:
         listener.execute("listen chat_sent")
         with stage.process(stage.pgbench(url, text, *options, "-l", f"--log-prefix={prefix}")) as pgbench:
             seen = _read(listener, db, pgbench, first)
-    found = {at: (seen.get(first + number), at) for number, at in transactions(prefix)}
-    return {at: max(0.0, there - at) * 1000 for at, (there, _) in found.items() if there is not None}
+    committed = ((first + number, at) for number, at in transactions(prefix))
+    return {at: max(0.0, seen[chat] - at) * 1000 for chat, at in committed if chat in seen}
 
 
 def _read(listener: Connection, db: Connection, producer: subprocess.Popen[bytes], first: int) -> dict[int, float]:
-    """When each live chat was seen, until the producer has ended and a second more."""
+    """When each live chat was seen. Reads until a second after the producer's end."""
     seen: dict[int, float] = {}
     position = int(_one(db, "select max(position) from sent_log"))
     ended = False
@@ -107,8 +107,8 @@ def _read(listener: Connection, db: Connection, producer: subprocess.Popen[bytes
             time.sleep(1)
         list(listener.notifies(timeout=0.5, stop_after=1))
         last = int(_one(db, "select max(position) from sent_log"))
-        news = "select chat_id from sent_log where position > %s and position <= %s and chat_id > %s"
-        rows = db.execute(news, [position, last, first]).fetchall()
+        new_entries = "select chat_id from sent_log where position > %s and position <= %s and chat_id > %s"
+        rows = db.execute(new_entries, [position, last, first]).fetchall()
         now = time.time()
         seen |= {int(chat): now for (chat,) in rows}
         position = last
@@ -116,7 +116,7 @@ def _read(listener: Connection, db: Connection, producer: subprocess.Popen[bytes
 
 
 def _watch(stage: Stage, url: str) -> None:
-    """Says how the flood goes, until it is over."""
+    """Prints progress until the flood is over."""
     with stage.connect(url) as db:
         while (left := _one(db, "select count(*) from chat_queue where store_id = 2")) > 0:
             stage.say(f"flood, {left:,.0f} left")
@@ -129,7 +129,7 @@ def _wait_for_opening(db: Connection) -> None:
 
 
 def _updated(db: Connection) -> float:
-    time.sleep(1.2)  # what the sessions have counted is told once a second
+    time.sleep(1.2)  # sessions report their statistics once per second
     return _one(db, "select n_tup_upd from pg_stat_user_tables where relname = 'chat_queue'")
 
 

@@ -1,4 +1,4 @@
-"""Chats coming in while a worker sends: enqueueing, keeping up, an old snapshot held open."""
+"""Chats are enqueued while a worker sends: the rate, whether the worker keeps up, and an old snapshot."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ insert into bench_plain (conversation_id, payload) values (:conversation, '{payl
 
 
 def enqueue(stage: Stage) -> list[Row]:
-    """One chat a transaction, with and without the trigger that rings."""
+    """One chat per transaction, with and without the trigger that wakes an idle worker."""
     without, plain = "without the NOTIFY trigger", "one plain insert"
     values = rounds(
         stage,
         "enqueue",
         {
             OURS: lambda: _enqueued(stage, ENQUEUE),
-            without: lambda: _enqueued(stage, ENQUEUE, "alter table chat_queue disable trigger chat_queue_bell"),
+            without: lambda: _enqueued(stage, ENQUEUE, "alter table chat_queue disable trigger chat_queue_wakeup"),
             plain: lambda: _enqueued(stage, INSERT, shop.PLAIN_TABLE),
         },
     )
@@ -40,7 +40,7 @@ def enqueue(stage: Stage) -> list[Row]:
 
 
 def live(stage: Stage) -> list[Row]:
-    """Producers at full speed with one worker, and then at half of it."""
+    """Producers at full speed with one worker, and then at half that rate."""
     backlogs: list[int] = []
     rates: list[float] = []
 
@@ -69,7 +69,7 @@ def live(stage: Stage) -> list[Row]:
 
 
 def snapshot(stage: Stage) -> list[Row]:
-    """Full load before, while and after somebody holds a snapshot open."""
+    """Full load before, during and after a session that holds a snapshot open."""
     sizes = stage.sizes
     span, total = sizes.stretch_seconds, sizes.snapshot_seconds
     stretches = {"its last stretch": 0.0, "before it": 0.0, "its first stretch": 0.0, "after it": 0.0}
@@ -92,7 +92,7 @@ def snapshot(stage: Stage) -> list[Row]:
 
 
 def _enqueued(stage: Stage, script: str, before: str = "") -> float:
-    """Transactions/s of the script, with a worker running; `before` is done to the database first."""
+    """Transactions/s of the script, with a worker running; the statement `before` is executed first."""
     with stage.database(shop.template(stage)) as url:
         if before:
             with stage.connect(url) as db:
@@ -107,7 +107,7 @@ def _enqueued(stage: Stage, script: str, before: str = "") -> float:
 
 @contextlib.contextmanager
 def _producing(stage: Stage, seconds: float) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A shop with one worker and 8 producers at full speed, for the block's time."""
+    """A shop with one worker and 8 producers at full speed, for the duration of the block."""
     with stage.database(shop.template(stage)) as url, stage.worker(url):
         command = stage.pgbench(url, shop.script(stage, ENQUEUE), "-T", str(round(seconds) + 1))
         with stage.process(command) as pgbench:

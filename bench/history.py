@@ -1,4 +1,4 @@
-"""The same work on an empty database and on one with a long history and many chats held."""
+"""The same work on an empty database and on one with a long history and many held chats."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ EMPTY = "without them"
 
 
 def run(stage: Stage) -> list[Row]:
-    """Claiming, POST and getConversation on both, in turn, and both grow by the same."""
+    """Claiming, POST and GET of a conversation on both in turn, so that both grow equally."""
     sizes = stage.sizes
     long = functools.partial(shop.long_history, conversations=sizes.conversations, sent=sizes.history, held=sizes.held)
     short = functools.partial(shop.talked, conversations=sizes.conversations)
-    # Templates, but used themselves: the long one takes too long to copy.
+    # Uses the templates themselves: the long one takes too long to copy.
     urls = {
         OURS: stage.url(stage.template("history", long)),
         EMPTY: stage.url(stage.template("no_history", short)),
@@ -33,7 +33,7 @@ def run(stage: Stage) -> list[Row]:
         size += f" (the full run has {10_000_000:,} and {1_000_000:,})"
     rows = []
     for name, (title, unit, measure) in parts.items():
-        values = rounds(stage, name, {who: functools.partial(measure, url) for who, url in urls.items()})
+        values = rounds(stage, name, {contender: functools.partial(measure, url) for contender, url in urls.items()})
         rows.append(Row(name, f"{size}: {title}", unit, values, {EMPTY: Aim(">=", round(1 / 1.2, 2))}))
     return rows
 

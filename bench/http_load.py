@@ -1,7 +1,7 @@
-"""A load on one port over HTTP: reads a job as JSON from stdin, writes what it got as JSON to stdout.
+"""An HTTP load generator for one port: reads a job as JSON from stdin, writes the results as JSON to stdout.
 
-The job: {"port", "connections", "seconds", "requests": [whole requests as text]}. Each connection is kept
-alive and sends the next request when its answer is complete. One process; what costs little is enough.
+The job: {"port", "connections", "seconds", "requests": [complete requests as text]}. Each connection is kept alive and
+sends the next request when its answer is complete. One process, which parses no more of the answers than it must.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 
-class Line:
+class Connection:
     """One kept-alive connection."""
 
     def __init__(self, port: int, requests: Iterator[bytes]) -> None:
@@ -30,7 +30,7 @@ class Line:
         self.socket.sendall(next(self._requests))
 
     def receive(self) -> bytes | None:
-        """The answer's status line if it is complete now."""
+        """The status line, if the answer is now complete."""
         more = self.socket.recv(1 << 20)
         if not more:
             raise ConnectionError("the server has closed the connection")
@@ -38,9 +38,9 @@ class Line:
         head, separator, body = self._answer.partition(b"\r\n\r\n")
         if not separator:
             return None
-        place = head.lower().find(b"content-length:")
-        if place >= 0:
-            length = int(head[place + 15 :].partition(b"\r\n")[0])
+        found = head.lower().find(b"content-length:")
+        if found >= 0:
+            length = int(head[found + 15 :].partition(b"\r\n")[0])
             complete = len(body) >= length
         else:
             complete = body.endswith(b"0\r\n\r\n")
@@ -48,22 +48,22 @@ class Line:
 
 
 def load(port: int, connections: int, seconds: float, requests: list[str]) -> dict[str, float]:
-    """Answers complete, of them not 2xx, and the seconds it took: at least one answer a connection."""
+    """Complete answers, how many of them were not 2xx, and the seconds taken; at least one answer per connection."""
     source = itertools.cycle([request.encode() for request in requests])
-    lines = {line.socket.fileno(): line for line in (Line(port, source) for _ in range(connections))}
+    opened = {c.socket.fileno(): c for c in (Connection(port, source) for _ in range(connections))}
     poll = select.epoll()
-    for descriptor, line in lines.items():
+    for descriptor, connection in opened.items():
         poll.register(descriptor, select.EPOLLIN)
-        line.send()
+        connection.send()
     answers = bad = 0
     began = time.monotonic()
     while time.monotonic() - began < seconds or answers < connections:
         for descriptor, _ in poll.poll(1):
-            status = lines[descriptor].receive()
+            status = opened[descriptor].receive()
             if status is not None:
                 answers += 1
                 bad += b" 2" not in status
-                lines[descriptor].send()
+                opened[descriptor].send()
     return {"answers": answers, "bad": bad, "seconds": time.monotonic() - began}
 
 

@@ -1,4 +1,4 @@
-"""Memory of web and worker under a mixed load: after its first part, and at the end."""
+"""Memory of web and worker under a mixed load: after the first of six parts, and after the last."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def megabytes(pid: int) -> float:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that it has started."""
+    """The process ids of its children."""
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
     return [int(line) for line in found.stdout.split()]

@@ -1,4 +1,4 @@
-"""The least that a view can do, over the same pool and server: insert a row, select fifty. The limit of HTTP."""
+"""Minimal views over the same pool and server: insert a row, select fifty. The limit for the REST API."""
 
 from __future__ import annotations
 

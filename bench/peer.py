@@ -1,11 +1,11 @@
 """One peer in its own environment: `peer.py NAME fill CHATS CONVERSATIONS` or `peer.py NAME work CHATS SECONDS`.
 
-Its handler only counts; `work` prints as JSON how many it handled in which time, from the first on. The
-settings are those that the peer's own documentation gives for speed.
+Its handler only counts. `work` prints as JSON how many jobs it handled and in how many seconds since the first. The
+settings are those that the peer's documentation recommends for speed.
 """
 
 # mypy: ignore-errors
-# The packages are in .venv-bench only.
+# Its packages are only in .venv-bench.
 
 import json
 import os
@@ -21,18 +21,18 @@ BULK = 1000
 
 
 class Count:
-    """Handled so far; ends the process when all are, or when the time is up."""
+    """Counts handled jobs, and ends the process when all are handled or the time is up."""
 
     def __init__(self, chats, seconds):
         self.chats, self.seconds, self.handled, self.first = chats, seconds, 0, 0.0
 
     def add(self):
-        """One more."""
+        """Counts one job."""
         now = time.monotonic()
         if not self.handled:
             self.first = now
         self.handled += 1
-        # The first ones came in one claim, whose time is not in the span: nobody's span has it.
+        # The time of the first claim is not included, here as for every contender.
         if self.handled >= self.chats or now - self.first > self.seconds:
             print(json.dumps({"handled": self.handled, "seconds": now - self.first}), flush=True)
             os._exit(0)
@@ -42,14 +42,14 @@ class PgQueuer:
     """asyncpg, batches of 500, its own autovacuum settings."""
 
     async def driver(self):
-        """On a connection of its own."""
+        """A driver with its own connection."""
         import asyncpg
         from pgqueuer import AsyncpgDriver
 
         return AsyncpgDriver(await asyncpg.connect(URL))
 
     async def fill(self, chats, conversations):
-        """By its bulk call."""
+        """Enqueues by its bulk call."""
         from pgqueuer import Queries
 
         queries = Queries(await self.driver())
@@ -61,7 +61,7 @@ class PgQueuer:
             await queries.enqueue(["chat"] * len(bodies), bodies, [0] * len(bodies))
 
     async def work(self, count):
-        """One manager."""
+        """Runs one manager."""
         import pgqueuer
 
         manager = pgqueuer.PgQueuer(await self.driver())
@@ -75,7 +75,7 @@ class PgQueuer:
 
 
 class Procrastinate:
-    """A lock a conversation, which keeps its order; jobs deleted when done; many at once."""
+    """One lock per conversation, which keeps its order; finished jobs are deleted; 100 at once."""
 
     def __init__(self):
         import procrastinate
@@ -89,7 +89,7 @@ class Procrastinate:
             self.count.add()
 
     async def fill(self, chats, conversations):
-        """By its bulk call."""
+        """Enqueues by its bulk call."""
         from procrastinate.jobs import Job
 
         async with self.app.open_async():
@@ -108,7 +108,7 @@ class Procrastinate:
                 await self.app.job_manager.batch_defer_jobs_async(jobs)
 
     async def work(self, count):
-        """One worker."""
+        """Runs one worker."""
         self.count = count
         async with self.app.open_async():
             await self.app.run_worker_async(
@@ -116,10 +116,10 @@ class Procrastinate:
             )
 
 
-async def main(name, what, chats, other):
-    """Fills or works."""
+async def main(name, action, chats, other):
+    """Fills the queue, or works on it."""
     peer = {"pgqueuer": PgQueuer, "procrastinate": Procrastinate}[name]()
-    if what == "fill":
+    if action == "fill":
         await peer.fill(int(chats), int(other))
     else:
         await peer.work(Count(int(chats), float(other)))

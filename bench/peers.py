@@ -1,4 +1,4 @@
-"""Other queues in PostgreSQL, out of an environment of their own; `peer.py` is what runs there."""
+"""Other queues in PostgreSQL, measured by `peer.py` in an environment of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PYTHON = VENV / "bin" / "python"
 
 
 def install() -> None:
-    """Makes .venv-bench unless that is done already: bin/install.py, aimed at another folder."""
+    """Creates .venv-bench if necessary, by bin/install.py with another folder."""
     spec = importlib.util.spec_from_file_location("install", ROOT / "bin" / "install.py")
     assert spec is not None
     assert spec.loader is not None
@@ -30,7 +30,7 @@ def install() -> None:
 
 
 def contenders(stage: Stage) -> Contenders:
-    """Chats/s of each peer, from its first chat to its last or to the end of its time."""
+    """Chats/s of each peer, from its first chat to its last, or until its time is up."""
     install()
     return {
         PGQUEUER: functools.partial(_drain, stage, "pgqueuer"),

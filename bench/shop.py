@@ -1,4 +1,4 @@
-"""The databases that are measured: a shop, chats queued in it, chats already sent, a long history."""
+"""The measured databases: a shop, queued chats, sent chats, a long history."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import functools
 import psycopg
 
 from bench.stage import Stage
-from sql.schema import prepare
+from sql.install import prepare
 
-# Every chat has this payload: the length of a usual one.
+# The payload of every chat, of typical length.
 PAYLOAD = "Hello, is my order on its way? I asked for the large one in green, and for a card in the box. Thanks, Ann"
 
-# Store 1 never closes; store 2 is closed for hours to come.
+# Store 1 never closes; store 2 is closed for the next hours.
 SHOP = """
 select add_store(1, 'UTC', '00:00', '00:00'),
        add_store(2, 'UTC', to_char(now() + interval '10 hours', 'HH24:MI')::time,
@@ -24,8 +24,8 @@ CONVERSATIONS = """
 insert into conversations (conversation_id, client_id, operator_id, store_id, operator_group)
 select g, 1, %(store)s, %(store)s, 'day' from generate_series(%(first)s::int, %(last)s::int) g
 """
-# Chats for conversations first, first + 1, … in turn; with `uneven` each tenth is the first one's, with
-# `together` a conversation's chats come one after another. seq goes on from what the conversation has.
+# Chats for conversations first, first + 1, … in turn; with `uneven` every tenth belongs to the first one; with
+# `together` each conversation's chats are consecutive. seq continues that of the conversation.
 CHATS = """
 create temp table added as
 select id, conversation_id, c.last_seq + row_number() over (partition by conversation_id order by id) as seq
@@ -68,12 +68,12 @@ def template(stage: Stage) -> str:
 
 
 def script(stage: Stage, text: str) -> str:
-    """A script for pgbench with what it leaves open filled in."""
+    """A script for pgbench, with its placeholders filled in."""
     return text.format(conversations=stage.sizes.conversations, payload=PAYLOAD)
 
 
 def shop(url: str, conversations: int) -> None:
-    """The schema, and conversations without chats."""
+    """Installs the schema, and adds conversations without chats."""
     prepare(url)
     with psycopg.connect(url) as db:
         db.execute(SHOP)
@@ -83,7 +83,7 @@ def shop(url: str, conversations: int) -> None:
 def add(
     url: str, state: str, chats: int, conversations: int, first: int = 1, uneven: bool = False, together: bool = False
 ) -> None:
-    """Chats that are there already: `state` is QUEUED (in store 2: held) or SENT."""
+    """Adds chats; `state` is QUEUED (in store 2: held) or SENT."""
     values = {
         "chats": chats,
         "conversations": conversations,
@@ -93,7 +93,7 @@ def add(
         "payload": PAYLOAD,
     }
     with psycopg.connect(url, cursor_factory=psycopg.ClientCursor) as db:
-        db.execute("set local session_replication_role = replica")  # no foreign keys looked up, no bell
+        db.execute("set local session_replication_role = replica")  # no foreign key checks, no wake-up trigger
         for statement in (CHATS, HISTORY, state, "drop table added"):
             db.execute(statement, values)
 

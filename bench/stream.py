@@ -1,4 +1,4 @@
-"""The stream over HTTP: how soon an accepted chat is in a reader's hands, and what an open stream costs."""
+"""The stream over HTTP: the delay until a reader has received an accepted chat, and the memory per open stream."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from bench.stage import Stage
 from sql.open_files import allow_most_open_files
 
 RATE = 50  # chats a second
-HIT = 100  # streams that want each chat
-CHATS_EACH = 4  # of each conversation
+HIT = 100  # streams that receive each chat
+CHATS_EACH = 4  # per conversation
 PATIENCE_SECONDS = 60
 
 
 def run(stage: Stage) -> list[Row]:
-    """The delay, and the streams of one process."""
+    """The delay, and the memory of many streams in one process."""
     return [*delay(stage), streams(stage)]
 
 
 def delay(stage: Stage) -> list[Row]:
-    """From POST's answer to the event, beside NOTIFY there and back."""
-    bare = "NOTIFY there and back"
+    """From POST's answer to the event, compared with a NOTIFY round trip."""
+    bare = "NOTIFY round trip"
     ours: list[list[float]] = []
     sent: list[float] = []
     others: list[list[float]] = []
@@ -54,7 +54,7 @@ def delay(stage: Stage) -> list[Row]:
         OURS: [percentile(v, 99) for v in ours[-repeats:]],
         bare: [percentile(v, 99) for v in others[-repeats:]],
     }
-    title = f"POST's answer to the event in a reader's hands, over HTTP, {RATE} chats/s"
+    title = f"POST's answer to the event received by a reader, over HTTP, {RATE} chats/s"
     note = f"from the sending of the POST: p50 {sorted(sent[-repeats:])[repeats // 2]:.2f} ms"
     return [
         Row("stream-p50", f"{title}, p50", "ms", values, {bare: Aim("<=", 3)}, [note]),
@@ -63,7 +63,7 @@ def delay(stage: Stage) -> list[Row]:
 
 
 def _answer_to_event(stage: Stage) -> tuple[list[float], list[float]]:
-    """Milliseconds from each POST's answer to its event (0: the event was first), and from its sending."""
+    """Milliseconds to each event from its POST's answer (0: the event came first), and from the sending of the POST."""
     seen: dict[int, float] = {}
     posted: list[tuple[int, float, float]] = []
     count = max(10, round(RATE * stage.sizes.live_seconds))
@@ -89,7 +89,7 @@ def _answer_to_event(stage: Stage) -> tuple[list[float], list[float]]:
         lines.close()
         reader.close()
     if len(seen) < count:
-        raise RuntimeError(f"{count - len(seen)} of {count} chats did not come to the reader")
+        raise RuntimeError(f"{count - len(seen)} of {count} chats did not reach the reader")
     return (
         [max(0.0, seen[chat] - answered) * 1000 for chat, _, answered in posted],
         [(seen[chat] - started) * 1000 for chat, started, _ in posted],
@@ -105,7 +105,7 @@ def _read(lines: BinaryIO, seen: dict[int, float], count: int) -> None:
 
 
 def streams(stage: Stage) -> Row:
-    """KiB that each of many open streams costs one web process; every event is counted."""
+    """KiB per open stream in one web process; also checks that every event arrives."""
     count = stage.sizes.streams
     hit = min(HIT, count)
     conversations = count // hit
@@ -117,12 +117,12 @@ def streams(stage: Stage) -> Row:
         stage.connect(url) as db,
     ):
         (process,) = children(gunicorn.pid)
-        web.load(port, [_get(0)], min(1, stage.sizes.seconds))  # what a process takes up at its first requests
+        web.load(port, [_get(0)], min(1, stage.sizes.seconds))  # so that the memory for first requests is not counted
         enqueue = "select enqueue_chat(%s, 1, 1, 'hi') from generate_series(1, %s)"
         for number in range(1, conversations + 1):
             db.execute(enqueue, [number, 1])
         before = megabytes(process)
-        readers = _Readers(port, [1 + place // hit for place in range(count)])
+        readers = _Readers(port, [1 + index // hit for index in range(count)])
         opened = megabytes(process)
         began = time.monotonic()
         for number in range(1, conversations + 1):
@@ -152,27 +152,27 @@ class _Readers:
     def __init__(self, port: int, conversations: list[int]) -> None:
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
-        self._wants: dict[int, int] = {}
+        self._conversations: dict[int, int] = {}
         self._rest: dict[int, bytes] = collections.defaultdict(bytes)
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
         self.chats: dict[int, list[int]] = collections.defaultdict(list)
         for conversation in conversations:
             connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
             connection.sendall(_get(conversation).encode())
             self._sockets[connection.fileno()] = connection
-            self._wants[connection.fileno()] = conversation
+            self._conversations[connection.fileno()] = conversation
             self._poll.register(connection, select.EPOLLIN)
             if len(self._sockets) % 100 == 0:
-                self._await(lambda: len(self._begun) == len(self._sockets))
-        self._await(lambda: len(self._begun) == len(self._sockets))
+                self._await(lambda: len(self._started) == len(self._sockets))
+        self._await(lambda: len(self._started) == len(self._sockets))
 
     def await_chats(self, count: int) -> float:
-        """When each has so many chats. Raises RuntimeError if any is missing, twice, or another conversation's."""
+        """The time when every stream has `count` chats. Raises RuntimeError if one is missing, repeated or wrong."""
         self._await(lambda: all(len(self.chats[number]) >= count for number in self._sockets))
         at = time.monotonic()
         for number, seqs in self.chats.items():
             if seqs != list(range(2, 2 + count)):
-                raise RuntimeError(f"a reader of conversation {self._wants[number]} has {seqs}")
+                raise RuntimeError(f"a reader of conversation {self._conversations[number]} has {seqs}")
         return at
 
     def close(self) -> None:
@@ -184,7 +184,7 @@ class _Readers:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not done():
             if time.monotonic() > deadline:
-                raise RuntimeError("the streams did not get what they should")
+                raise RuntimeError("some streams did not receive all their chats")
             for number, _ in self._poll.poll(1):
                 self._take(number)
 
@@ -193,9 +193,9 @@ class _Readers:
         *lines, self._rest[number] = text.split(b"\n")
         for line in lines:
             if line.startswith(b"id:"):
-                self._begun.add(number)
+                self._started.add(number)
             elif line.startswith(b"data:") and b'"seq"' in line and b'"payload"' in line:
                 chat = json.loads(line[5:])
-                if chat["conversation_id"] != self._wants[number]:
-                    raise RuntimeError(f"a reader of {self._wants[number]} got {chat}")
+                if chat["conversation_id"] != self._conversations[number]:
+                    raise RuntimeError(f"a reader of {self._conversations[number]} got {chat}")
                 self.chats[number].append(chat["seq"])

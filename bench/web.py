@@ -1,4 +1,4 @@
-"""The REST API: one chat and fifty over 16 connections, beside minimal views; a thousand at once, beside SQL."""
+"""The REST API: POST of one chat and GET of fifty, compared with minimal views; lists of 1,000, compared with SQL."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ LIST = 1000
 
 
 def run(stage: Stage) -> list[Row]:
-    """POST and GET through two processes."""
+    """POST and GET, answered by two processes."""
     template = stage.template("talk", functools.partial(shop.talked, conversations=stage.sizes.conversations))
     post, get = "a view that only inserts a row", "a view that only selects it"
     posted = rounds(
         stage,
         "post",
         {
-            OURS: lambda: answered(stage, template, posts(stage)),
-            post: lambda: answered(stage, template, posts(stage), MINIMAL),
-            "shoptalk with a worker beside it": lambda: answered(stage, template, posts(stage), worker=True),
+            OURS: lambda: measure(stage, template, posts(stage)),
+            post: lambda: measure(stage, template, posts(stage), MINIMAL),
+            "shoptalk with a worker beside it": lambda: measure(stage, template, posts(stage), worker=True),
         },
     )
     got = rounds(
         stage,
         "get",
         {
-            OURS: lambda: answered(stage, template, gets(stage)),
-            get: lambda: answered(stage, template, gets(stage), MINIMAL),
+            OURS: lambda: measure(stage, template, gets(stage)),
+            get: lambda: measure(stage, template, gets(stage), MINIMAL),
         },
     )
     where = "16 connections, 2 processes"
@@ -54,7 +54,7 @@ def bulk(stage: Stage) -> list[Row]:
         stage,
         "bulk",
         {
-            OURS: lambda: LIST * answered(stage, template, lists(stage), connections=4),
+            OURS: lambda: LIST * measure(stage, template, lists(stage), connections=4),
             "enqueue_chats() by SQL, 2 sessions": lambda: _by_sql(stage, template, ENQUEUE_ALL),
             "plain SQL: one insert of 1,000 rows, 2 sessions": lambda: _by_sql(stage, template, INSERT_ALL),
         },
@@ -64,18 +64,18 @@ def bulk(stage: Stage) -> list[Row]:
 
 
 ENQUEUE_ALL = """
-select (r.chat).*, r.error_state, r.error_field, r.error_reason
+select *
   from enqueue_chats(%s::int[], array_fill(1, array[1000]), array_fill(1, array[1000]), %s::text[],
                      array_fill('client'::text, array[1000]), array_fill(null::bigint, array[1000])) r
- order by r.place
+ order by index
 """
 INSERT_ALL = "insert into bench_plain (conversation_id, payload) select * from unnest(%s::int[], %s::text[])"
 
 
 def _by_sql(stage: Stage, template: str, statement: str) -> float:
-    """Chats/s of two sessions that give the statement a thousand at a time."""
-    numbers = [1 + n % stage.sizes.conversations for n in range(LIST)]
-    values = [numbers, [shop.PAYLOAD] * LIST]
+    """Chats/s of two sessions that execute the statement with 1,000 chats at a time."""
+    conversations = [1 + n % stage.sizes.conversations for n in range(LIST)]
+    values = [conversations, [shop.PAYLOAD] * LIST]
 
     def session(url: str) -> int:
         done, until = 0, time.monotonic() + stage.sizes.seconds
@@ -92,7 +92,7 @@ def _by_sql(stage: Stage, template: str, statement: str) -> float:
         return sum(pool.map(session, [url, url])) / (time.monotonic() - began)
 
 
-def answered(
+def measure(
     stage: Stage,
     template: str,
     requests: list[str],
@@ -100,7 +100,7 @@ def answered(
     connections: int = 16,
     worker: bool = False,
 ) -> float:
-    """Requests/s that the app answers on a fresh copy of the template."""
+    """Requests/s that the app answers, on a fresh copy of the template."""
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(stage.database(template))
         port, _ = stack.enter_context(stage.web(url, app))
@@ -111,7 +111,7 @@ def answered(
 
 
 def load(port: int, requests: list[str], seconds: float, connections: int = 16) -> float:
-    """Requests/s answered on the port. Raises RuntimeError if any is refused."""
+    """Requests/s answered on the port. Raises RuntimeError if an answer is not 2xx."""
     job = {"port": port, "connections": connections, "seconds": seconds, "requests": requests}
     done = subprocess.run(
         [sys.executable, "-m", "bench.http_load"],
@@ -123,7 +123,7 @@ def load(port: int, requests: list[str], seconds: float, connections: int = 16) 
     )
     result = json.loads(done.stdout)
     if result["bad"]:
-        raise RuntimeError(f"{result['bad']} of {result['answers']} requests were refused")
+        raise RuntimeError(f"{result['bad']} of {result['answers']} requests failed")
     return float(result["answers"] / result["seconds"])
 
 
@@ -138,7 +138,7 @@ def gets(stage: Stage) -> list[str]:
 
 
 def lists(stage: Stage) -> list[str]:
-    """A POST of a thousand chats, over all conversations."""
+    """A POST of a list of 1,000 chats, over all conversations."""
     numbers = _numbers(stage)
     return [_post("/v1/chats", [_chat(numbers[n % len(numbers)]) for n in range(LIST)])]
 

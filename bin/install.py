@@ -1,6 +1,6 @@
-"""Makes .venv and installs pinned requirements into it, unless that is done already.
+"""Creates .venv and installs pinned requirements into it, unless that is already done.
 
-Run by the other commands with whatever Python there is: standard library only. Usage: install.py FILE
+The other commands run it with any Python they find, so it uses the standard library only. Usage: install.py FILE
 """
 
 import fcntl
@@ -16,34 +16,34 @@ PYTHON = VENV / "bin" / "python"
 MADE = VENV / "made-for"
 
 
-def wanted(name):
-    """The text of a requirements file and of those it includes."""
+def read_requirements(name):
+    """The text of a requirements file and of the files that it includes."""
     text = (ROOT / name).read_text()
     included = [line[3:].strip() for line in text.splitlines() if line.startswith("-r ")]
-    return text + "".join(wanted(other) for other in included)
+    return text + "".join(read_requirements(other) for other in included)
 
 
 def made_for():
-    """What .venv has to be made for: this folder (its programs have its path in them), by its Python as it is now.
+    """The folder of .venv (the path is in its programs) and its Python's version; None if that Python does not run.
 
-    None where that does not run. A system's upgrade may change it under us: what is installed lies elsewhere then.
+    A system upgrade can change the version under an existing .venv, whose packages are then in another folder.
     """
     try:
-        asked = subprocess.run(
+        found = subprocess.run(
             [PYTHON, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, check=True
         )
     except (subprocess.CalledProcessError, OSError):
         return None
-    return f"{VENV} {asked.stdout.strip()}"
+    return f"{VENV} {found.stdout.strip()}"
 
 
-def works():
-    """Whether .venv was made to the end, and runs."""
+def is_usable():
+    """Whether .venv is complete and its Python runs."""
     return MADE.exists() and MADE.read_text() == made_for()
 
 
-def make():
-    """An empty .venv, with pip in it or not: Debian's python3 may lack ensurepip."""
+def create():
+    """Creates an empty .venv, without pip if need be: Debian's python3 may lack ensurepip."""
     shutil.rmtree(VENV, ignore_errors=True)
     if subprocess.call([sys.executable, "-m", "venv", VENV], stdout=subprocess.DEVNULL) != 0:
         shutil.rmtree(VENV, ignore_errors=True)
@@ -51,7 +51,7 @@ def make():
     MADE.write_text(made_for())
 
 
-def pip():
+def pip_command():
     """The command that installs into .venv."""
     if subprocess.call([PYTHON, "-c", "import pip"], stderr=subprocess.DEVNULL) == 0:
         return [PYTHON, "-m", "pip"]
@@ -59,25 +59,25 @@ def pip():
 
 
 def main(name):
-    """Installs what the file names. The stamp is written last, so a killed installation is done again."""
+    """Installs the file. The stamp is written last, so that a killed installation is repeated."""
     stamp = VENV / f"installed-{name}"
-    if works() and stamp.exists() and stamp.read_text() == wanted(name):
+    if is_usable() and stamp.exists() and stamp.read_text() == read_requirements(name):
         return
     with (ROOT / ".venv.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if works() and stamp.exists() and stamp.read_text() == wanted(name):
+        if is_usable() and stamp.exists() and stamp.read_text() == read_requirements(name):
             return
         print(f"installing {name} into .venv", file=sys.stderr, flush=True)
-        if not works():
-            make()
+        if not is_usable():
+            create()
         subprocess.check_call(
-            [*pip(), "install", "-q", "--disable-pip-version-check", "-r", ROOT / name], stdout=sys.stderr
+            [*pip_command(), "install", "-q", "--disable-pip-version-check", "-r", ROOT / name], stdout=sys.stderr
         )
-        stamp.write_text(wanted(name))
+        stamp.write_text(read_requirements(name))
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that pip is ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that pip is terminated too
     try:
         main(sys.argv[1])
     except (subprocess.CalledProcessError, OSError) as problem:

@@ -1,6 +1,6 @@
-# Read by the commands beside it: finds Python 3.11 or newer and installs the file given into .venv.
-# Sets `root`; install() is for further files.
-umask 022  # the servers' account has to reach what root installs; secrets are made with modes of their own
+# Sourced by the other commands: finds Python 3.11 or newer, and installs the given requirements file into .venv.
+# Sets `root`. Call install() for further files.
+umask 022  # the server's account must be able to read files that root installs; secrets get their own modes
 case ${SHOPTALK_DATA:-/} in /*) ;; *) export SHOPTALK_DATA="$PWD/$SHOPTALK_DATA" ;; esac
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 found=
@@ -11,10 +11,10 @@ for python in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 py
     fi
 done
 if [ -z "$found" ]; then
-    echo "shoptalk: Python 3.11 or newer is needed" >&2
+    echo "shoptalk: Python 3.11 or newer is required" >&2
     exit 1
 fi
-# In the background, so that a signal to this shell alone ends it too, and pip with it.
+# In the background, so that a signal to this shell alone also ends the installation.
 install() {
     "$found" "$root/bin/install.py" "$1" &
     trap 'kill $!; wait; exit 143' INT TERM HUP

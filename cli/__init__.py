@@ -1,4 +1,4 @@
-"""`shoptalk`, the command line for people: `main` puts it together, one file a group of verbs, `output` prints.
+"""`shoptalk`, the operator's command line: `main` assembles it, each group of commands has a file, `output` prints.
 
-What a verb does is a statement in `sql/queries` or a function in `schema.sql`; here is only how one asks for it.
+The statements in `sql/queries` and the functions in `sql/functions` do the work; commands only call them.
 """

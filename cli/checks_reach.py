@@ -1,4 +1,4 @@
-"""Checks of the way to the database: settings, the pooler, the listeners, the clock and the zones."""
+"""Checks of the way to the database: settings, pooler, listeners, clocks and time zones."""
 
 from __future__ import annotations
 
@@ -11,100 +11,103 @@ from typing import Any
 
 import psycopg
 
-from cli.examination import Finding, Look, ok, problem, warning
-from cli.output import said
+from cli.examination import CheckContext, Finding, ok, problem, warning
+from cli.output import format_value
 from sql.database import query
 from sql.log import formatter
 from sql.settings import BadSetting, Settings
 
-ROUND_TRIP_SECONDS = 1.5  # a notification that takes longer is lost
+ROUND_TRIP_SECONDS = 1.5  # a notification that takes longer counts as lost
 SLOW_SECONDS = 0.5
 CLOCK_WARNING_SECONDS, CLOCK_PROBLEM_SECONDS = 1.0, 60.0
-ZONES, SAMPLES = 100, 366 * 4  # the most used zones, at every six hours of a year
-# By these a process is known to run: a pooler keeps its other sessions, and their names, when it is gone.
-WORKERS_EAR, RELAYS_EAR = "shoptalk worker bell", "shoptalk relay ear"
-PAST_THE_POOLER = "set SHOPTALK_LISTEN_URL, for every process, to the server itself (its own port, often 5432)"
+ZONES, SAMPLES = 100, 366 * 4  # the most used zones, sampled every six hours of a year
+# These sessions prove that a process runs. Its other sessions do not: a pooler keeps them, and their names, when the
+# process is gone.
+WORKER_LISTENER, RELAY_LISTENER = "shoptalk worker listener", "shoptalk relay listener"
+SET_DIRECT_URL = "set SHOPTALK_DIRECT_URL, for every process, to the server itself (its own port, often 5432)"
 
 
-def settings(look: Look) -> Iterator[Finding]:
-    """The environment's settings are such that a process would start."""
+def settings(context: CheckContext) -> Iterator[Finding]:
+    """The processes start with the settings of this environment."""
     try:
-        found = Settings.from_environment(look.environ)
+        found = Settings.from_environment(context.environ)
         formatter()  # reads SHOPTALK_LOG
     except BadSetting as error:
-        yield problem(str(error), "set it as the README says; no process starts with it")
+        yield problem(str(error), "see docs/settings.md; no process starts with this setting")
         return
-    if found.is_exposed and not found.api_keys and look.has_schema and not _has_live_key(look):
+    if found.is_exposed and not found.api_keys and context.has_schema and not _has_live_key(context):
         yield problem(
-            f"HOST={found.host} lets other machines in, and there is no key to ask them for: web does not start",
+            f"HOST={found.host} lets other machines in, and there is no API key: web does not start",
             "shoptalk keys make shop, or set SHOPTALK_API_KEYS, or leave HOST at 127.0.0.1",
         )
     else:
-        yield ok("as the processes want them")
+        yield ok("all settings are valid")
 
 
-def _has_live_key(look: Look) -> bool:
-    return any(row["revoked_at"] is None for row in look.rows(query("list_keys")))
+def _has_live_key(context: CheckContext) -> bool:
+    return any(row["revoked_at"] is None for row in context.rows(query("shared/list_keys")))
 
 
-def pooler(look: Look) -> Iterator[Finding]:
-    """What needs a session of its own has one, and what goes through a pooler reaches the same database."""
-    kept = _direct_keeps(look)
-    if look.direct_url == look.url:
-        if kept:
+def pooler(context: CheckContext) -> Iterator[Finding]:
+    """There is a direct connection, and the pooler leads to the same database."""
+    is_direct = _direct_keeps_session(context)
+    if context.direct_url == context.url:
+        if is_direct:
             yield ok("DATABASE_URL keeps its session: no pooler in transaction mode")
         else:
             yield problem(
-                "DATABASE_URL leads to a pooler in transaction mode, and SHOPTALK_LISTEN_URL not past it: notifications"
-                " and session locks are lost, and statements fail for prepared ones that do not exist",
-                PAST_THE_POOLER,
+                "DATABASE_URL goes through a pooler in transaction mode, and SHOPTALK_DIRECT_URL is not a direct"
+                " connection: notifications and session locks are lost, and statements fail because the prepared"
+                " statement does not exist",
+                SET_DIRECT_URL,
             )
         return
-    if not kept:
-        yield problem("SHOPTALK_LISTEN_URL leads to a pooler in transaction mode itself", PAST_THE_POOLER)
+    if not is_direct:
+        yield problem("SHOPTALK_DIRECT_URL itself goes through a pooler in transaction mode", SET_DIRECT_URL)
     try:
-        yield from _statements(look)
+        yield from _check_database_url(context)
     except psycopg.OperationalError as error:
-        yield problem(f"DATABASE_URL cannot be used: {error}", "start the pooler, or mend DATABASE_URL")
+        yield problem(f"DATABASE_URL cannot be used: {error}", "start the pooler, or fix DATABASE_URL")
 
 
-def _statements(look: Look) -> Iterator[Finding]:
-    """DATABASE_URL, where SHOPTALK_LISTEN_URL leads past it."""
-    place = "select pg_postmaster_start_time(), current_database()"
+def _check_database_url(context: CheckContext) -> Iterator[Finding]:
+    """DATABASE_URL, compared with the direct connection."""
+    identity = "select pg_postmaster_start_time(), current_database()"
     limits = "select current_setting('statement_timeout'), current_setting('lock_timeout')"
-    pooled = look.connect(look.url)
-    direct = look.connect(look.direct_url)
-    if pooled.execute(place).fetchone() != direct.execute(place).fetchone():
+    pooled = context.connect(context.url)
+    direct = context.connect(context.direct_url)
+    if pooled.execute(identity).fetchone() != direct.execute(identity).fetchone():
         yield problem(
-            "DATABASE_URL and SHOPTALK_LISTEN_URL lead to different servers or databases", "let both lead to the same"
+            "DATABASE_URL and SHOPTALK_DIRECT_URL lead to different servers or databases",
+            "set both to the same database",
         )
-    elif keeps_session(look, look.url):
-        yield ok("SHOPTALK_LISTEN_URL keeps its session, and so does DATABASE_URL: no pooler in transaction mode")
+    elif keeps_session(context, context.url):
+        yield ok("SHOPTALK_DIRECT_URL and DATABASE_URL both keep their session: no pooler in transaction mode")
     elif "0" in (pooled.execute(limits).fetchone() or ()):
         yield warning(
             "DATABASE_URL leads to a pooler whose sessions have no statement_timeout or no lock_timeout",
-            "take connect_query of deploy/pgbouncer.ini, or: alter role … set statement_timeout = '15s'; …",
+            "use connect_query of deploy/pgbouncer.ini, or: alter role … set statement_timeout = '15s'; …",
         )
-    elif look.keeps_session:
-        yield ok("DATABASE_URL leads to a pooler in transaction mode, SHOPTALK_LISTEN_URL past it")
+    elif context.keeps_session:
+        yield ok("DATABASE_URL leads to a pooler in transaction mode, SHOPTALK_DIRECT_URL to the server itself")
 
 
-def _direct_keeps(look: Look) -> bool:
-    if look.keeps_session is None:
-        look.keeps_session = keeps_session(look, look.direct_url)
-    return look.keeps_session
+def _direct_keeps_session(context: CheckContext) -> bool:
+    if context.keeps_session is None:
+        context.keeps_session = keeps_session(context, context.direct_url)
+    return context.keeps_session
 
 
-def keeps_session(look: Look, url: str) -> bool:
-    """Whether each of two connections has a server process that is its own and stays. Nothing is set to find out."""
-    first, second = look.connect(url), look.connect(url)
+def keeps_session(context: CheckContext, url: str) -> bool:
+    """Whether each of two connections keeps a server process of its own. The test sets nothing in the sessions."""
+    first, second = context.connect(url), context.connect(url)
     try:
         seen = [(_backend(first), _backend(second)) for _ in range(4)]
     finally:
         first.close()
         second.close()
-    mine, others = {pid for pid, _ in seen}, {pid for _, pid in seen}
-    return len(mine) == len(others) == 1 and mine != others
+    first_pids, second_pids = {pid for pid, _ in seen}, {pid for _, pid in seen}
+    return len(first_pids) == len(second_pids) == 1 and first_pids != second_pids
 
 
 def _backend(connection: psycopg.Connection[tuple[Any, ...]]) -> Any:
@@ -112,104 +115,104 @@ def _backend(connection: psycopg.Connection[tuple[Any, ...]]) -> Any:
     return row and row[0]
 
 
-def listeners(look: Look) -> Iterator[Finding]:
-    """A notification gets through, and the processes that live by them listen."""
-    if _direct_keeps(look):
-        yield _round_trip(look)
+def listeners(context: CheckContext) -> Iterator[Finding]:
+    """A notification arrives, and the processes that depend on notifications listen."""
+    if _direct_keeps_session(context):
+        yield _round_trip(context)
     else:
-        yield problem("a LISTEN does not last here: not tried", PAST_THE_POOLER)
-    running = sessions(look)
-    for process, ear, meanwhile in (
-        ("worker", WORKERS_EAR, "chats are sent by the poll, late"),
-        ("relay", RELAYS_EAR, "channels are looked at by the poll, late"),
+        yield problem("a LISTEN does not last on this connection: not tested", SET_DIRECT_URL)
+    running = count_sessions(context)
+    for process, listener, meanwhile in (
+        ("worker", WORKER_LISTENER, "chats wait for its next poll"),
+        ("relay", RELAY_LISTENER, "channels wait for its next poll"),
     ):
-        if look.direct_url == look.url and f"shoptalk {process}" in running and ear not in running:
+        if context.direct_url == context.url and f"shoptalk {process}" in running and listener not in running:
             yield warning(f"a {process} runs, but none listens (it does when it is idle): {meanwhile}",
-                          "look again when it is idle; otherwise see its log for listener_lost")  # fmt: skip
-    if look.environ.get("FANOUT") == "amqp" and "shoptalk fanout" not in running:
+                          "check again when it is idle; if this persists, see its log for listener_lost")  # fmt: skip
+    if context.environ.get("FANOUT") == "amqp" and "shoptalk fanout" not in running:
         yield problem("FANOUT=amqp, but no relay publishes to the web nodes", "start a relay with FANOUT and AMQP_URL")
-    names = {WORKERS_EAR: "worker", "shoptalk feed": "web", RELAYS_EAR: "relay"}
+    names = {WORKER_LISTENER: "worker", "shoptalk feed": "web", RELAY_LISTENER: "relay"}
     listening = [process for name, process in names.items() if name in running]
-    yield ok(f"listening now: {said(listening)} (web only while it has streams)")
+    yield ok(f"listening now: {format_value(listening)} (web only while it has streams)")
 
 
-def sessions(look: Look) -> dict[str, int]:
-    """How many sessions of each name there are of ours."""
-    return {row["name"]: row["sessions"] for row in look.rows(query("find_sessions"))}
+def count_sessions(context: CheckContext) -> dict[str, int]:
+    """The number of our sessions by application name."""
+    return {row["name"]: row["sessions"] for row in context.rows(query("doctor/find_sessions"))}
 
 
-def _round_trip(look: Look) -> Finding:
-    """From DATABASE_URL to a listener past the pooler, on a channel that nobody else listens to."""
-    ear, mouth = look.connect(look.direct_url), look.connect(look.url)
-    ear.execute("listen shoptalk_doctor")
-    mine, began = secrets.token_hex(8), time.monotonic()
-    mouth.execute("select pg_notify('shoptalk_doctor', %s)", [mine])
+def _round_trip(context: CheckContext) -> Finding:
+    """Notifies through DATABASE_URL and listens on the direct connection, on a NOTIFY channel for doctor alone."""
+    listener, sender = context.connect(context.direct_url), context.connect(context.url)
+    listener.execute("listen shoptalk_doctor")
+    token, began = secrets.token_hex(8), time.monotonic()
+    sender.execute("select pg_notify('shoptalk_doctor', %s)", [token])
     while (left := began + ROUND_TRIP_SECONDS - time.monotonic()) > 0:
-        for notice in ear.notifies(timeout=left, stop_after=1):
-            if notice.payload == mine:
-                return _timed(time.monotonic() - began)
-    return problem(f"a notification did not arrive within {ROUND_TRIP_SECONDS} s", PAST_THE_POOLER)
+        for notice in listener.notifies(timeout=left, stop_after=1):
+            if notice.payload == token:
+                return _grade_round_trip(time.monotonic() - began)
+    return problem(f"a notification did not arrive within {ROUND_TRIP_SECONDS} s", SET_DIRECT_URL)
 
 
-def _timed(seconds: float) -> Finding:
+def _grade_round_trip(seconds: float) -> Finding:
     text = f"a notification took {seconds * 1000:.1f} ms"
     if seconds > SLOW_SECONDS:
-        return warning(text, "see the server's load; chats are pushed that much later")
+        return warning(text, "check the server's load; chats are pushed that much later")
     return ok(text)
 
 
-def clock(look: Look) -> Iterator[Finding]:
-    """The rules' clock runs, and this machine's agrees with the database's."""
-    apart, width, found = min((_compare(look) for _ in range(3)), key=lambda seen: seen[1])
+def clock(context: CheckContext) -> Iterator[Finding]:
+    """shoptalk.now is not set, and this machine's clock agrees with the database's."""
+    apart, tolerance, found = min((_compare_clocks(context) for _ in range(3)), key=lambda seen: seen[1])
     if found["stopped_at"]:
-        yield problem(f"shoptalk.now is set: the hours and the queue believe that it is {found['stopped_at']}",
-                      found["mend"])  # fmt: skip
+        yield problem(f"shoptalk.now is set: for the opening hours and the queue it is always {found['stopped_at']}",
+                      found["fix"])  # fmt: skip
     text = f"the database's clock is {abs(apart):.2f} s {'ahead of' if apart > 0 else 'behind'} this machine's"
-    mend = "let both machines keep time by NTP (chronyc tracking, timedatectl)"
-    if abs(apart) - width > CLOCK_PROBLEM_SECONDS:
-        yield problem(f"{text}: tokens and webhooks' signatures are refused", mend)
-    elif abs(apart) - width > CLOCK_WARNING_SECONDS:
-        yield warning(text, mend)
+    fix = "synchronize both machines by NTP (chronyc tracking, timedatectl)"
+    if abs(apart) - tolerance > CLOCK_PROBLEM_SECONDS:
+        yield problem(f"{text}: tokens and webhook signatures are rejected", fix)
+    elif abs(apart) - tolerance > CLOCK_WARNING_SECONDS:
+        yield warning(text, fix)
     else:
-        yield ok(f"this machine's and the database's agree to {max(abs(apart), width):.2f} s")
+        yield ok(f"this machine and the database agree to {max(abs(apart), tolerance):.2f} s")
 
 
-def _compare(look: Look) -> tuple[float, float, dict[str, Any]]:
-    """How far the database is ahead, how far that may be wrong, and what it said."""
+def _compare_clocks(context: CheckContext) -> tuple[float, float, dict[str, Any]]:
+    """How many seconds the database is ahead, the error of that measurement, and the row it comes from."""
     began = time.time()
-    found = look.one(query("look_at_clock"))
+    found = context.one(query("doctor/clock_skew"))
     ended = time.time()
     return found["clock"].timestamp() - (began + ended) / 2, abs(ended - began) / 2, found
 
 
-def zones(look: Look) -> Iterator[Finding]:
-    """The server and this machine have the same rules for the zones in use, for a year."""
-    strange = {row["timezone"] for row in look.rows(query("unknown_zones"))}
-    bad = bool(strange)
-    for name in sorted(strange):
-        yield problem(f"the server knows no zone {name}, only how to reckon with it",
-                      "give the store a zone of pg_timezone_names by PUT /v1/stores/<id>/hours")  # fmt: skip
+def zones(context: CheckContext) -> Iterator[Finding]:
+    """For a year, the server and this machine have the same rules for the time zones in use."""
+    unknown_zones = {row["timezone"] for row in context.rows(query("doctor/unknown_zones"))}
+    differ = bool(unknown_zones)
+    for name in sorted(unknown_zones):
+        yield problem(f"the server has no time zone named {name}; it computes with it as a POSIX specification",
+                      "PUT /v1/stores/<id>/hours with a time zone of pg_timezone_names")  # fmt: skip
     found: dict[str, list[tuple[dt.datetime, int]]] = {}
-    for row in look.rows(query("zone_changes"), zones=ZONES, samples=SAMPLES):
+    for row in context.rows(query("doctor/zone_changes"), zones=ZONES, samples=SAMPLES):
         found.setdefault(row["timezone"], []).append((row["at"], row["offset_seconds"]))
     for name, theirs in found.items():
-        if name in strange:
+        if name in unknown_zones:
             continue
         try:
             ours = _changes(name, theirs[0][0])
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-            bad = True
-            yield warning(f"this machine knows no zone {name}", "pip install -U tzdata")
+            differ = True
+            yield warning(f"this machine has no time zone named {name}", "pip install -U tzdata")
             continue
         if ours != theirs:
-            bad = True
-            yield _differ(name, ours, theirs)
-    if not bad:
-        yield ok(f"{len(found)} in use, each with the same offsets here and on the server for a year")
+            differ = True
+            yield _zone_problem(name, ours, theirs)
+    if not differ:
+        yield ok(f"{len(found)} in use; the offsets here and on the server agree for a year")
 
 
 def _changes(name: str, begin: dt.datetime) -> list[tuple[dt.datetime, int]]:
-    """The zone's offsets by this machine's data, as zone_changes.sql has them."""
+    """The zone's offsets by this machine's data, in the form of zone_changes.sql."""
     zone, changes = zoneinfo.ZoneInfo(name), list[tuple[dt.datetime, int]]()
     for sample in range(SAMPLES):
         at = begin + sample * dt.timedelta(hours=6)
@@ -219,10 +222,10 @@ def _changes(name: str, begin: dt.datetime) -> list[tuple[dt.datetime, int]]:
     return changes
 
 
-def _differ(name: str, ours: list[tuple[dt.datetime, int]], theirs: list[tuple[dt.datetime, int]]) -> Finding:
+def _zone_problem(name: str, ours: list[tuple[dt.datetime, int]], theirs: list[tuple[dt.datetime, int]]) -> Finding:
     at = min(set(ours) ^ set(theirs))[0]
     here, there = (max(step for step in steps if step[0] <= at)[1] / 3600 for steps in (ours, theirs))
     return problem(
         f"{name} from {at:%Y-%m-%d}: UTC{there:+g} h on the server, UTC{here:+g} h here; stores open by the server's",
-        "bring the older up to date: the server's tzdata (or PostgreSQL's minor version); here: pip install -U tzdata",
+        "update the older one: the server's tzdata (or PostgreSQL's minor version), or here: pip install -U tzdata",
     )

@@ -1,4 +1,4 @@
-"""`shoptalk hours`: a store's hours, and why it is open or closed."""
+"""`shoptalk hours`: a store's opening hours, and why it is open or closed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Any
 
 import click
 
-from cli.output import as_json, examples, print_json, said
+from cli.output import as_json, examples, format_value, print_json
 from cli.queue import ID
-from cli.session import Refused, open_session
-from sql.database import query
-
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+from cli.session import CommandError, open_session
+from sql.database import call
+from sql.fields import WEEKDAYS
 
 
 @examples("shoptalk hours show 1", "shoptalk hours explain 1 --at 2026-12-25T10:00:00Z")
 @click.group()
 def hours() -> None:
-    """Show a store's hours, and why it is open or closed.
+    """Show a store's opening hours, and why it is open or closed.
 
-    They are changed by PUT /v1/stores/<id>/hours, or change_hours() in SQL, or on the page /desk/hours.
+    To change them, use PUT /v1/stores/<id>/hours, change_hours() in SQL, or the page /desk/hours.
     """
 
 
@@ -29,19 +28,19 @@ def hours() -> None:
 @click.argument("store_id", type=ID)
 @as_json
 def show(store_id: int, as_json: bool) -> None:
-    """Show the hours of a store.
+    """Show the opening hours of a store.
 
-    With --json as PUT /v1/stores/<id>/hours takes them. In SQL: hours_of(1).
+    With --json in the format of PUT /v1/stores/<id>/hours. In SQL: hours_of(1).
     """
     with open_session() as session:
-        found = session.value(query("read_hours"), store_id=store_id)
+        found = session.value(*call("hours_of", store_id=store_id))
     if found is None:
-        raise Refused(f"there is no store {store_id}")
+        raise CommandError(f"there is no store {store_id}")
     if as_json:
         print_json(found)
         return
     click.echo(f"store {store_id}, {found['timezone']}")
-    for day in DAYS:
+    for day in WEEKDAYS:
         click.echo(f"  {day}  {_spans(found['weekly'][day])}")
     for exception in found["exceptions"]:
         day = exception.get("date") or f"every {exception['yearly']}"
@@ -49,7 +48,7 @@ def show(store_id: int, as_json: bool) -> None:
     if "pace_per_minute" in found:
         click.echo(f"  releases {found['pace_per_minute']} a minute")
     if "urgent" in found:
-        click.echo(f"  urgent chats: of {' and '.join(found['urgent'])}")
+        click.echo(f"  urgent chats allowed: {' and '.join(found['urgent'])}")
     if "away_notice" in found:
         click.echo(f"  away notice: {found['away_notice']}")
 
@@ -57,15 +56,15 @@ def show(store_id: int, as_json: bool) -> None:
 @examples("shoptalk hours explain 1", "shoptalk hours explain 1 --at 2026-12-25T10:00:00+01:00")
 @hours.command()
 @click.argument("store_id", type=ID)
-@click.option("--at", metavar="INSTANT", help="ISO 8601, UTC where it says no offset; now unless given.")
+@click.option("--at", metavar="INSTANT", help="ISO 8601, in UTC unless it has an offset; default: now.")
 @as_json
 def explain(store_id: int, at: str | None, as_json: bool) -> None:
-    """Say why a store is open or closed at an instant, and what is next.
+    """Explain why a store is open or closed at an instant, and when that changes.
 
     In SQL: explain_hours(1, now()).
     """
     with open_session() as session:
-        found = session.value(query("explain_hours"), store_id=store_id, at=_instant(at))
+        found = session.value(*call("explain_hours", store_id=store_id, at=_instant(at)))
     if as_json:
         print_json(found)
         return
@@ -73,11 +72,13 @@ def explain(store_id: int, at: str | None, as_json: bool) -> None:
     state = "open" if found["open"] else "closed"
     click.echo(f"store {store_id} is {state} at {found['local_time']} {found['timezone']}")
     if found["paused_at"]:
-        click.echo(f"  it is paused since {_short(found['paused_at'])}: shoptalk resume store {store_id}")
+        click.echo(f"  paused since {_short(found['paused_at'])}: shoptalk resume store {store_id}")
     exception = by["exception"] or {}
     reason = exception.get("name") or exception.get("date") or exception.get("yearly")
-    span = "-".join(by["span"]) if by["span"] else "no span"
-    click.echo(f"  by {f'the exception {reason}' if reason else 'the week'}: {by['weekday']} {by['day']}, {span}")
+    span = "-".join(by["span"]) if by["span"] else "closed all day"
+    click.echo(
+        f"  according to {f'exception {reason}' if reason else 'weekly hours'}: {by['weekday']} {by['day']}, {span}"
+    )
     click.echo(f"  next opening {_short(found['next_opening'])}, next closing {_short(found['next_closing'])}")
 
 
@@ -86,7 +87,7 @@ def _spans(spans: list[list[str]]) -> str:
 
 
 def _short(instant: str | None) -> str:
-    return said(dt.datetime.fromisoformat(instant)) if instant else "-"
+    return format_value(dt.datetime.fromisoformat(instant)) if instant else "-"
 
 
 def _instant(text: str | None) -> Any:
@@ -99,4 +100,4 @@ def _instant(text: str | None) -> Any:
     return at if at.tzinfo else at.replace(tzinfo=dt.UTC)
 
 
-VERBS = [hours]
+COMMANDS = [hours]

@@ -1,4 +1,4 @@
-"""`shoptalk keys`: who may call the API."""
+"""`shoptalk keys`: API keys and the secret that signs tokens."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import click
 from cli.output import as_json, examples, print_json, print_table
 from cli.queue import ID
 from cli.session import open_session
-from sql.database import query
-
-SCOPES = ("send", "read", "admin")
+from sql.database import call, query
+from sql.fields import SCOPES
 
 
 @examples(
@@ -19,9 +18,9 @@ SCOPES = ("send", "read", "admin")
 )
 @click.group()
 def keys() -> None:
-    """Make, list and revoke the API's keys.
+    """Make, list and revoke API keys.
 
-    From the first key on everybody needs one (docs/security.md). Needs the owner of the schema.
+    As soon as there is a key, every caller needs one (docs/security.md). Needs the owner of the schema.
     """
 
 
@@ -29,25 +28,25 @@ def keys() -> None:
 @keys.command("list")
 @as_json
 def list_keys(as_json: bool) -> None:
-    """List the keys, revoked ones too; they themselves are not kept. In SQL: select * from keys."""
+    """List the keys, revoked ones too; their secrets are not stored. In SQL: select * from keys."""
     with open_session() as session:
-        found = session.rows(query("list_keys"))
+        found = session.rows(query("shared/list_keys"))
     if as_json:
         print_json(found)
     else:
-        print_table(found, name="name", scopes="scopes", store_id="store", created_at="made", revoked_at="revoked")
+        print_table(found, name="name", scopes="scopes", store_id="store", created_at="created", revoked_at="revoked")
 
 
 @examples("shoptalk keys make shop", "shoptalk keys make till --scope send --scope read --store 1")
 @keys.command()
 @click.argument("name")
-@click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="All of them unless given.")
-@click.option("--store", type=ID, help="Only this store; all stores unless given.")
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="Default: all scopes.")
+@click.option("--store", type=ID, help="Only this store; default: all stores.")
 @as_json
 def make(name: str, scopes: tuple[str, ...], store: int | None, as_json: bool) -> None:
-    """Make a key, and show it this once. In SQL: make_key('till', '{send,read}', 1)."""
+    """Make a key, and print it; it is not shown again. In SQL: make_key('till', '{send,read}', 1)."""
     with open_session() as session:
-        key = session.value(query("make_key"), name=name, scopes=list(scopes or SCOPES), store_id=store)
+        key = session.value(*call("make_key", name=name, scopes=list(scopes or SCOPES), store_id=store))
     if as_json:
         print_json({"name": name, "key": key})
     else:
@@ -59,9 +58,9 @@ def make(name: str, scopes: tuple[str, ...], store: int | None, as_json: bool) -
 @click.argument("name")
 @as_json
 def revoke(name: str, as_json: bool) -> None:
-    """Make a key worthless, and every token that it has minted, within 5 s. In SQL: revoke_key('till')."""
+    """Revoke a key and every token issued with it, within 5 s. In SQL: revoke_key('till')."""
     with open_session() as session:
-        session.rows(query("revoke_key"), name=name)
+        session.rows(*call("revoke_key", name=name))
     if as_json:
         print_json({"name": name, "revoked": True})
     else:
@@ -70,16 +69,16 @@ def revoke(name: str, as_json: bool) -> None:
 
 @examples("shoptalk keys rotate", "shoptalk keys rotate --forget")
 @keys.command()
-@click.option("--forget", is_flag=True, help="Make every token that is out worthless.")
+@click.option("--forget", is_flag=True, help="Also invalidate all tokens issued so far.")
 @as_json
 def rotate(forget: bool, as_json: bool) -> None:
     """Sign tokens with a new secret from now on. In SQL: rotate_token_secret()."""
     with open_session() as session:
-        session.rows(query("rotate_token_secret"), forget=forget)
+        session.rows(*call("rotate_token_secret", forget=forget))
     if as_json:
         print_json({"rotated": True, "forgotten": forget})
     else:
-        click.echo("tokens are signed with a new secret" + (", older ones are worthless" if forget else ""))
+        click.echo("tokens are signed with a new secret" + ("; older tokens are invalid" if forget else ""))
 
 
-VERBS = [keys]
+COMMANDS = [keys]

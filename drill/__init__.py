@@ -1,1 +1,1 @@
-"""The destruction drill: loads a throwaway Shoptalk, breaks it in every way, accounts for every chat."""
+"""The destruction drill: puts a throwaway Shoptalk under load, breaks it, and accounts for every chat."""

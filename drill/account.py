@@ -1,4 +1,4 @@
-"""The account: what the database has at the end, against what producers were told and readers saw."""
+"""The account: the database at the end, compared with the producers' answers and the readers' lists."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from drill.ledger import Ledger
 from drill.shop import Shop
 
-Figures = dict[str, list[str]]  # of each figure, what is wrong, one text a chat
+Figures = dict[str, list[str]]  # by name of the figure: the errors found, usually one text per chat
 
 
 @dataclass(frozen=True)
 class Books:
-    """All the tables, with what was pruned, read in one snapshot."""
+    """All tables, including pruned rows, read in one snapshot."""
 
     chats: dict[int, tuple[int, int, str]]  # chat_id: (conversation_id, seq, payload)
     log: list[tuple[int, int]]  # (position, chat_id), by position
     queue: set[int]
-    failures: dict[int, str]  # chat_id: reason, of every sending that raised
-    dead: set[int]
+    failures: dict[int, str]  # chat_id: reason, of every chat whose sending raised an error
+    dead: set[int]  # dead letters
     cancelled: set[int]
-    healed: set[int]
-    last_seqs: dict[int, int]  # of each conversation
+    repaired: set[int]  # bad chats that can be sent since
+    last_seqs: dict[int, int]  # by conversation
 
     @classmethod
     def read(cls, shop: Shop) -> Books:
-        """Reads them off the database."""
+        """Reads the database."""
         with shop.connect("drill account") as session, session.transaction():
             session.execute("set transaction isolation level repeatable read")
             session.execute("set local statement_timeout = 0")
@@ -45,7 +45,7 @@ class Books:
                 failures=dict(session.execute("select chat_id, reason from drill_failures").fetchall()),
                 dead=ids("select chat_id from chat_failures where dead_at is not null"),
                 cancelled=ids("select chat_id from drill_cancelled"),
-                healed=ids("select chat_id from drill_healed"),
+                repaired=ids("select chat_id from drill_repaired"),
                 last_seqs=dict(session.execute("select conversation_id, last_seq from conversations").fetchall()),
             )
 
@@ -55,22 +55,22 @@ class Books:
         return {chat_id for _, chat_id in self.log}
 
     def describe(self, chat_id: int) -> str:
-        """A chat in a few words."""
+        """A chat for an error text."""
         conversation, seq, payload = self.chats.get(chat_id, (0, 0, "unknown"))
         return f"chat {chat_id}, {seq} of conversation {conversation}: {payload}"
 
 
 def figures(books: Books, ledger: Ledger, readers: Sequence[Sequence[tuple[int, int]]]) -> Figures:
-    """Everything that must be empty after a drill."""
+    """The errors by figure; all must be empty after a drill."""
     return {
         "lost": list(_lost(books, ledger)),
         "repeated": list(_repeated(books)),
         "out of order": [*ledger.misnumbered, *_out_of_order(books, ledger)],
         "stuck": [books.describe(chat_id) for chat_id in books.queue],
         "reader differences": list(_reader_differences(books, readers)),
-        "sent although cancelled": list(_cancelled_in_vain(books, ledger)),
+        "sent although cancelled": list(_sent_although_cancelled(books, ledger)),
         "wrong failures": list(_wrong_failures(books)),
-        "rolled back yet there": [payload for _, _, payload in books.chats.values() if payload in ledger.undone],
+        "rolled back yet there": [payload for _, _, payload in books.chats.values() if payload in ledger.rolled_back],
         "gaps": list(_gaps(books)),
         "wrong answers": ledger.wrong_answers,
     }
@@ -92,13 +92,13 @@ def _repeated(books: Books) -> Iterator[str]:
         if times > 1:
             yield f"accepted {times} times: {payload}"
     for chat_id in books.sent & (books.queue | books.dead):
-        yield f"sent, and to be sent again: {books.describe(chat_id)}"
+        yield f"sent and still to be sent: {books.describe(chat_id)}"
     for chat_id in books.sent - books.chats.keys():
         yield f"sent but never accepted: {chat_id}"
 
 
 def _out_of_order(books: Books, ledger: Ledger) -> Iterator[str]:
-    """A dead letter that was requeued goes late on purpose."""
+    """Requeued dead letters do not count: they are sent late on purpose."""
     last: dict[int, int] = {}
     for position, chat_id in books.log:
         if chat_id in ledger.requeued or chat_id not in books.chats:
@@ -115,25 +115,25 @@ def _reader_differences(books: Books, readers: Sequence[Sequence[tuple[int, int]
         for position, chat_id in sorted(log.difference(seen)):
             yield f"reader {number} missed {position}: {books.describe(chat_id)}"
         for position, chat_id in sorted(set(seen) - log):
-            yield f"reader {number} saw {position}, which is not there: {books.describe(chat_id)}"
+            yield f"reader {number} saw {position}, which is not in the log: {books.describe(chat_id)}"
         if len(set(seen)) < len(seen):
             yield f"reader {number} saw a position twice"
 
 
-def _cancelled_in_vain(books: Books, ledger: Ledger) -> Iterator[str]:
+def _sent_although_cancelled(books: Books, ledger: Ledger) -> Iterator[str]:
     for chat_id in books.sent & (books.cancelled | ledger.cancelled):
         yield books.describe(chat_id)
     for chat_id in ledger.cancelled - books.cancelled:
-        yield f"cancelling was forgotten: {books.describe(chat_id)}"
+        yield f"the cancellation is gone: {books.describe(chat_id)}"
 
 
 def _wrong_failures(books: Books) -> Iterator[str]:
     for chat_id, reason in books.failures.items():
         if not books.chats[chat_id][2].startswith("bad"):
             yield f"{reason}: {books.describe(chat_id)}"
-    for chat_id in books.sent & books.chats.keys() - books.healed:
+    for chat_id in books.sent & books.chats.keys() - books.repaired:
         if books.chats[chat_id][2].startswith("bad"):
-            yield f"bad and yet sent: {books.describe(chat_id)}"
+            yield f"bad but sent: {books.describe(chat_id)}"
 
 
 def _gaps(books: Books) -> Iterator[str]:

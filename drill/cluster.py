@@ -1,7 +1,7 @@
-"""`bin/drill --cluster`: web nodes with many streams on a RabbitMQ cluster (FANOUT=amqp), a node of which is killed.
+"""`bin/drill --cluster`: web nodes with many streams on a RabbitMQ cluster (FANOUT=amqp), one of whose nodes is killed.
 
-Three brokers, three web nodes, a worker, two relays. Every stream must have every chat of its conversation once
-and in order, and none may be cut.
+Three brokers, three web nodes, a worker, two relays. Every stream must get every chat of its conversation once and in
+order, and no stream may end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drill.streams import Streams
 from sql.open_files import allow_most_open_files
 
 NODES = 3
-STREAMS = 500  # of each web node
+STREAMS = 500  # per web node
 CONVERSATIONS = 250
 CHATS_PER_SECOND = 200
 BATCH_SECONDS = 0.05
@@ -30,7 +30,7 @@ ENQUEUE = "select enqueue_chat(c, 1, 1, 'hi') from unnest(%s::integer[]) c"
 
 
 def run(folder: Path, seconds: float, seed: int) -> Figures:
-    """Loads, kills a broker in the first third, starts it again in the second, accounts, and prints the report."""
+    """Kills a broker after a third of the time, restarts it after two thirds, accounts, and prints the report."""
     chance = random.Random(seed)  # noqa: S311  # seeded, nothing secret
     allow_most_open_files()
     with contextlib.ExitStack() as stack:
@@ -39,14 +39,14 @@ def run(folder: Path, seconds: float, seed: int) -> Figures:
         rabbit = stack.enter_context(Rabbit(folder / "rabbit", NODES))
         crews = [stack.enter_context(crew) for crew in make_crews(shop, rabbit, folder)]
         streams = open_streams(crews)
-        stack.callback(streams.end)
-        print(f"{len(streams.wants):,} streams are open on {NODES} web nodes", flush=True)
+        stack.callback(streams.stop)
+        print(f"{len(streams.conversations):,} streams are open on {NODES} web nodes", flush=True)
         with shop.connect("drill producer") as session:
             load(session, chance, seconds / 3)
             victim, connections = busiest(rabbit, crews)
             killed_at = time.time()
             victim.kill()
-            print(f"killed {victim.name}, which had {connections} connections of ours", flush=True)
+            print(f"killed {victim.name}, which had {connections} of our connections", flush=True)
             load(session, chance, seconds / 3)
             victim.launch()
             load(session, chance, seconds / 3)
@@ -58,29 +58,29 @@ def run(folder: Path, seconds: float, seed: int) -> Figures:
 
 
 def make_crews(shop: Shop, rabbit: Rabbit, folder: Path) -> list[Crew]:
-    """A web process each, the first with a worker beside it and the others with a relay."""
+    """One web process each; the first with a worker, the others with a relay."""
     settings = {"FANOUT": "amqp", "AMQP_URL": rabbit.urls, "WEB_CONCURRENCY": "1"}
     crews = []
-    for number, beside in enumerate(("worker", "relay", "relay"), 1):
+    for number, companion in enumerate(("worker", "relay", "relay"), 1):
         place = folder / f"web-node{number}"
         place.mkdir()
-        crews.append(Crew(shop.url, place, (beside,), 1, settings))
+        crews.append(Crew(shop.url, place, (companion,), 1, settings))
     return crews
 
 
 def open_streams(crews: list[Crew]) -> Streams:
-    """As many on each web node, spread over the conversations."""
+    """STREAMS on each web node, spread over the conversations."""
     streams = Streams()
     streams.start()
     for number in range(STREAMS):
         for crew in crews:
             streams.open(crew.port, 1 + number % CONVERSATIONS)
-    streams.await_begun()
+    streams.await_started()
     return streams
 
 
 def load(session: psycopg.Connection[tuple[object, ...]], chance: random.Random, seconds: float) -> None:
-    """Enqueues at the pace, whatever happens elsewhere."""
+    """Enqueues CHATS_PER_SECOND, whatever happens to the rest."""
     began = time.monotonic()
     done = 0
     while (elapsed := time.monotonic() - began) < seconds:
@@ -91,7 +91,7 @@ def load(session: psycopg.Connection[tuple[object, ...]], chance: random.Random,
 
 
 def busiest(rabbit: Rabbit, crews: list[Crew]) -> tuple[Node, int]:
-    """The broker that most of our processes are connected to, and how many connections that is."""
+    """The broker with most connections from our processes, and their number."""
     counts = {node.port: 0 for node in rabbit.nodes}
     for crew in crews:
         for connection in crew.connections():
@@ -102,7 +102,7 @@ def busiest(rabbit: Rabbit, crews: list[Crew]) -> tuple[Node, int]:
 
 
 def await_account(shop: Shop, streams: Streams) -> Figures:
-    """What is wrong, once nothing is or the patience is over."""
+    """The figures, as soon as all are 0, or after DRAIN_SECONDS."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while True:
         wrong = account(shop, streams)
@@ -112,28 +112,28 @@ def await_account(shop: Shop, streams: Streams) -> Figures:
 
 
 def account(shop: Shop, streams: Streams) -> Figures:
-    """Each stream against its conversation."""
+    """Compares each stream with its conversation."""
     with shop.connect("drill account") as session:
         last: dict[int, int] = dict(session.execute("select conversation_id, last_seq from conversations").fetchall())
         left = session.execute("select count(*) from chat_queue").fetchone()
-    wrong: Figures = {"lost": [], "repeated": [], "out of order": [], "cut": [], "wrong chats": streams.strange}
-    for number, conversation in streams.wants.items():
+    wrong: Figures = {"lost": [], "repeated": [], "out of order": [], "cut": [], "wrong chats": streams.wrong_chats}
+    for number, conversation in streams.conversations.items():
         seqs, stream = list(streams.seqs[number]), f"stream {number} of conversation {conversation}"
         missing = set(range(1, last.get(conversation, 0) + 1)).difference(seqs)
         wrong["lost"] += [f"{stream}: {len(missing)}"] if missing else []
         wrong["repeated"] += [stream] if len(set(seqs)) < len(seqs) else []
         wrong["out of order"] += [stream] if seqs != sorted(seqs) else []
-        wrong["cut"] += [stream] if number in streams.ended else []
+        wrong["cut"] += [stream] if number in streams.cut else []
     return wrong | {"stuck": [str(left[0])] if left and left[0] else []}
 
 
 def report(shop: Shop, streams: Streams, killed_at: float) -> None:
-    """How many, and how late: with every broker up, and in the ten seconds after one was killed."""
+    """Counts, and delays: with all brokers up, and in the ten seconds after one was killed."""
     chats = shop.one("select count(*) from sent_log")
-    print(f"{chats:,} chats sent, {len(streams.late):,} events in {len(streams.wants):,} streams", flush=True)
-    calm = sorted(late for at, late in streams.late if not killed_at <= at < killed_at + 10)
-    after = sorted(late for at, late in streams.late if killed_at <= at < killed_at + 10)
+    print(f"{chats:,} chats sent, {len(streams.delays):,} events in {len(streams.conversations):,} streams", flush=True)
+    calm = sorted(delay for at, delay in streams.delays if not killed_at <= at < killed_at + 10)
+    after = sorted(delay for at, delay in streams.delays if killed_at <= at < killed_at + 10)
     for name, values in (("calm", calm), ("10 s after the kill", after)):
         if values:
             p50, p99 = (values[int(len(values) * share)] * 1000 for share in (0.5, 0.99))
-            print(f"from sent to read, {name}: p50 {p50:.0f} ms, p99 {p99:.0f} ms, most {values[-1] * 1000:.0f} ms")
+            print(f"from sent to read, {name}: p50 {p50:.0f} ms, p99 {p99:.0f} ms, max {values[-1] * 1000:.0f} ms")

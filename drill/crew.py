@@ -1,4 +1,4 @@
-"""The processes under fire, web and workers, started again whenever they end, as a supervisor would."""
+"""The processes that the drill kills, web and workers, restarted whenever they end, as by a supervisor."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import psutil
 from drill.shop import free_port
 
 ROOT = Path(__file__).parent.parent
-PAUSE_SECONDS = 0.3  # before an ended process is started again
+PAUSE_SECONDS = 0.3  # before a process that ended is restarted
 READY_SECONDS = 60
-END_SECONDS = 15
+STOP_SECONDS = 15
 
 
 class Crew:
@@ -52,7 +52,7 @@ class Crew:
         self._commands["web"] = ["gunicorn", "-c", "python:api.gunicorn_conf", "api.app:create_app()"]
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
 
     def __enter__(self) -> Crew:
@@ -63,26 +63,26 @@ class Crew:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._ending.set()
+        self._stopping.set()
         self._supervisor.join()
         for name in list(self._running):
-            self.end(name)
+            self.stop(name)
 
     def pid(self, name: str) -> int:
-        """Of the process, a web's being its master's."""
+        """The process id; of web, that of gunicorn's master."""
         return self._running[name].pid
 
     def memory(self, name: str) -> int:
-        """Bytes that the process and all that it has started have in memory for themselves."""
+        """Bytes of memory unique to the process and its descendants (USS)."""
         found = 0
         with contextlib.suppress(psutil.NoSuchProcess):
             parent = psutil.Process(self.pid(name))
-            for one in (parent, *parent.children(recursive=True)):
-                found += one.memory_full_info().uss
+            for process in (parent, *parent.children(recursive=True)):
+                found += process.memory_full_info().uss
         return found
 
     def connections(self) -> list[int]:
-        """The ports that its processes are connected to."""
+        """The remote ports of its processes' connections."""
         found = []
         for process in self._running.values():
             parent = psutil.Process(process.pid)
@@ -93,30 +93,30 @@ class Crew:
         return found
 
     def kill(self, name: str) -> None:
-        """kill -9 of the process and all it has started."""
+        """kill -9 of the process and its descendants."""
         self._signal(self._running[name], signal.SIGKILL)
 
-    def stop(self, name: str) -> subprocess.Popen[bytes]:
-        """SIGSTOP; answers what to give go_on()."""
+    def suspend(self, name: str) -> subprocess.Popen[bytes]:
+        """SIGSTOP; returns the process, for resume()."""
         process = self._running[name]
         self._signal(process, signal.SIGSTOP)
         return process
 
-    def go_on(self, process: subprocess.Popen[bytes]) -> None:
-        """SIGCONT, if it is still there."""
+    def resume(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGCONT, if the process still exists."""
         self._signal(process, signal.SIGCONT)
 
-    def end(self, name: str) -> None:
-        """SIGTERM for good, and kill -9 where that is not enough."""
+    def stop(self, name: str) -> None:
+        """SIGTERM without a restart, and kill -9 if that is not enough."""
         with self._lock:
             process = self._running.pop(name)
             self._commands.pop(name)
         self._signal(process, signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(END_SECONDS)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            print(f"{name} did not end on SIGTERM within {END_SECONDS} s", flush=True)
+            print(f"{name} did not end on SIGTERM within {STOP_SECONDS} s", flush=True)
         self._signal(process, signal.SIGKILL)
         process.wait()
 
@@ -129,11 +129,11 @@ class Crew:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; and a group of its own to kill
+                start_new_session=True,  # so that Ctrl-C reaches only us, and the whole group can be killed
             )
 
     def _supervise(self) -> None:
-        while not self._ending.wait(PAUSE_SECONDS):
+        while not self._stopping.wait(PAUSE_SECONDS):
             with self._lock:
                 for name, process in list(self._running.items()):
                     if process.poll() is not None:
@@ -141,11 +141,11 @@ class Crew:
 
     @staticmethod
     def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-        """To the whole group: the master of a killed web must not leave its processes on the port."""
+        """To the whole group: a killed web master must not leave processes that hold the port."""
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
-            pass  # ended by itself; the supervisor has seen it or will
+            pass  # it has already ended; the supervisor restarts it
 
     def _await_web(self) -> None:
         deadline = time.monotonic() + READY_SECONDS

@@ -1,4 +1,4 @@
-"""One drill from start to end: load, break, mend, drain, account, report."""
+"""One drill from start to end: load, break, repair, drain, account, report."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from drill.shop import Shop
 
 WORKERS = 3
 READERS = 3
-# A bad chat takes 15 s to fail: none in the last so many seconds, so that the drain need not wait for it.
+# A bad chat takes 15 s to fail. There is none in the last seconds, so that the drain need not wait for it.
 LAST_BAD_SECONDS = 20
 TRICKLE_SECONDS = 4
-REPEAT_SECONDS = 40  # producers may still repeat what was not answered
+REPEAT_SECONDS = 40  # in which producers may repeat unanswered requests
 DRAIN_SECONDS = 90
 READERS_SECONDS = 30
 PROGRESS_SECONDS = 10
 
 
 class Drill:
-    """One drill; `run()` answers what is wrong."""
+    """One drill; `run()` returns its figures."""
 
     def __init__(self, shop: Shop, seconds: float, seed: int, fault: Plant) -> None:
         self.shop, self.seconds, self.seed = shop, seconds, seed
@@ -41,14 +41,14 @@ class Drill:
         self.execution = Execution(Scene(shop, self.crew, self.load))
 
     def run(self) -> Figures:
-        """Loads, breaks, mends, drains, accounts, and prints the report."""
+        """Loads, breaks, repairs, drains, accounts, and prints the report."""
         with self.crew:
             producers = self.make_producers()
             self.load.bad_until = time.monotonic() + max(self.seconds / 2, self.seconds - LAST_BAD_SECONDS)
             for thread in (*self.readers, self.meddler, *producers):
                 thread.start()
             with (self.shop.folder / "faults.log").open("w") as self._faults_log:
-                self._began = self._told = time.monotonic()
+                self._began = self._reported = time.monotonic()
                 self.wreck()
             self._end_load(producers)
             self._drain()
@@ -64,48 +64,48 @@ class Drill:
         return wrong
 
     def make_producers(self) -> list[Producer]:
-        """Those who send, not started yet."""
+        """The producers, not started yet."""
         return make_producers(self.load, self.shop, self.crew.port)
 
     def wreck(self) -> None:
-        """Breaks things, for as long as it is to last."""
-        self.execution.run(steps(self.seed), self.seconds, self.tell)
+        """Injects faults for the drill's duration."""
+        self.execution.run(steps(self.seed), self.seconds, self.record)
 
-    def tell(self, what: str) -> None:
-        """Notes a fault, and says now and then how it goes."""
+    def record(self, fault: str) -> None:
+        """Writes a fault to faults.log, and prints progress now and then."""
         now = time.monotonic()
-        print(f"{now - self._began:8.1f} s  {what}", file=self._faults_log, flush=True)
-        if now - self._told > PROGRESS_SECONDS:
-            self._told = now
+        print(f"{now - self._began:8.1f} s  {fault}", file=self._faults_log, flush=True)
+        if now - self._reported > PROGRESS_SECONDS:
+            self._reported = now
             faults, accepted = sum(self.execution.counts.values()), len(self.ledger.accepted)
             print(f"{now - self._began:6.0f} s  {faults:,} faults, {accepted:,} chats accepted", flush=True)
 
     def _end_load(self, producers: list[Producer]) -> None:
-        """The last chats come slowly and without a NOTIFY, which stays so: only the poll can find them."""
-        self.shop.switch_on("deaf")
+        """The last chats come slowly, and NOTIFY stays off: only the poll can find them."""
+        self.shop.switch_on("no-notify")
         self.load.pace = "lull"
         time.sleep(TRICKLE_SECONDS)
         self.load.ending.set()
-        self.meddler.end()
+        self.meddler.stop()
         deadline = time.monotonic() + REPEAT_SECONDS
         for producer in producers:
             producer.join(max(0.0, deadline - time.monotonic()))
-        self.load.given_up.set()
+        self.load.giving_up.set()
         for producer in producers:
             producer.join()
-        self.crew.end("web")
+        self.crew.stop("web")
 
     def _drain(self) -> None:
-        """Waits, but not for ever, until the queue is empty and the readers have read what was sent."""
+        """Waits, up to a limit, until the queue is empty and the readers have read the whole log."""
         deadline = time.monotonic() + DRAIN_SECONDS
         while (left := self.shop.one("select count(*) from chat_queue")) and time.monotonic() < deadline:
             time.sleep(0.2)
         print(f"drained, {left:,} left", flush=True)
         for worker in self.crew.workers:
-            self.crew.end(worker)
+            self.crew.stop(worker)
         end = self.shop.one("select coalesce(max(position), 0) from sent_log")
         deadline = time.monotonic() + READERS_SECONDS
         while any(reader.cursor < end for reader in self.readers) and time.monotonic() < deadline:
             time.sleep(0.1)
         for reader in self.readers:
-            reader.end()
+            reader.stop()

@@ -1,4 +1,4 @@
-"""The faults: each is one function that breaks something and answers how to undo it, if it lasts."""
+"""The faults: each function breaks something, and returns how to undo it if the fault lasts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Undo = Callable[[], None]
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is to break."""
+    """The things to break."""
 
     shop: Shop
     crew: Crew
@@ -32,7 +32,7 @@ def kill_worker(scene: Scene, chance: random.Random) -> None:
 
 
 def kill_all_workers(scene: Scene, chance: random.Random) -> None:
-    """kill -9 of all of them at once."""
+    """kill -9 of all workers at once."""
     for name in scene.crew.workers:
         scene.crew.kill(name)
 
@@ -43,25 +43,25 @@ def kill_web(scene: Scene, chance: random.Random) -> None:
 
 
 def kill_web_process(scene: Scene, chance: random.Random) -> None:
-    """kill -9 of one of the processes that web's master started."""
+    """kill -9 of one of the processes of web's master."""
     with contextlib.suppress(psutil.NoSuchProcess, IndexError):
         chance.choice(psutil.Process(scene.crew.pid("web")).children()).kill()
 
 
 def stop_worker(scene: Scene, chance: random.Random) -> Undo:
-    """SIGSTOP of one worker, and SIGCONT."""
-    process = scene.crew.stop(chance.choice(scene.crew.workers))
-    return lambda: scene.crew.go_on(process)
+    """SIGSTOP of one worker, later SIGCONT."""
+    process = scene.crew.suspend(chance.choice(scene.crew.workers))
+    return lambda: scene.crew.resume(process)
 
 
 def stop_web(scene: Scene, chance: random.Random) -> Undo:
-    """SIGSTOP of web, and SIGCONT."""
-    process = scene.crew.stop("web")
-    return lambda: scene.crew.go_on(process)
+    """SIGSTOP of web, later SIGCONT."""
+    process = scene.crew.suspend("web")
+    return lambda: scene.crew.resume(process)
 
 
 def terminate_backends(scene: Scene, chance: random.Random) -> None:
-    """pg_terminate_backend() of some sessions, the product's and the drill's own alike."""
+    """pg_terminate_backend() of some sessions, both of the product and of the drill."""
     with scene.shop.connect("drill fault") as session:
         session.execute(
             "select pg_terminate_backend(pid) from (select pid from pg_stat_activity where pid <> pg_backend_pid()"
@@ -71,17 +71,17 @@ def terminate_backends(scene: Scene, chance: random.Random) -> None:
 
 
 def restart_fast(scene: Scene, chance: random.Random) -> None:
-    """PostgreSQL ended by a fast shutdown, and started."""
-    scene.shop.restart(at_once=False)
+    """A fast shutdown of PostgreSQL, and a start."""
+    scene.shop.restart(immediate=False)
 
 
 def restart_at_once(scene: Scene, chance: random.Random) -> None:
-    """PostgreSQL ended by an immediate shutdown, and recovered from its WAL."""
-    scene.shop.restart(at_once=True)
+    """An immediate shutdown of PostgreSQL, and a start, which recovers from the WAL."""
+    scene.shop.restart(immediate=True)
 
 
-def lock_pointers(scene: Scene, chance: random.Random) -> Undo:
-    """Row locks on some of chat_queue, the sender kept off for a moment so that there are some."""
+def lock_queue_rows(scene: Scene, chance: random.Random) -> Undo:
+    """Row locks on some rows of chat_queue; the sender is kept out for a moment so that there are some."""
     return _hold(
         scene,
         "begin",
@@ -94,44 +94,44 @@ def lock_pointers(scene: Scene, chance: random.Random) -> Undo:
 
 
 def lock_conversations(scene: Scene, chance: random.Random) -> Undo:
-    """Row locks on some conversations: their producers wait."""
+    """Row locks on some conversations, so that their producers wait."""
     return _hold(
         scene, "begin", "select from conversations where conversation_id % 7 = 3 limit 3 for update skip locked"
     )
 
 
 def hold_sender_lock(scene: Scene, chance: random.Random) -> Undo:
-    """The sender's own lock, held by a stranger."""
+    """The sender's lock, held by another session."""
     return _hold(scene, "select pg_advisory_lock_shared(sender_lock())")
 
 
 def old_snapshot(scene: Scene, chance: random.Random) -> Undo:
-    """A repeatable-read transaction left open."""
+    """A repeatable-read transaction that stays open."""
     return _hold(scene, "begin isolation level repeatable read", "select count(*) from chats")
 
 
 def drop_notifies(scene: Scene, chance: random.Random) -> Undo:
     """Every NOTIFY is lost."""
-    return _switch(scene, "deaf")
+    return _switch(scene, "no-notify")
 
 
 def fill_disk(scene: Scene, chance: random.Random) -> Undo:
-    """Every write of a chat raises as on a full disk."""
-    return _switch(scene, "full")
+    """Every write of a chat raises the error of a full disk."""
+    return _switch(scene, "disk-full")
 
 
 def burst(scene: Scene, chance: random.Random) -> Undo:
-    """All producers go as fast as they can."""
+    """All producers run at full speed."""
     return _pace(scene, "burst")
 
 
 def lull(scene: Scene, chance: random.Random) -> Undo:
-    """Next to nothing comes: the workers fall asleep."""
+    """The producers nearly stop, so that the workers become idle."""
     return _pace(scene, "lull")
 
 
 def _hold(scene: Scene, *statements: str) -> Undo:
-    """Runs the statements in a session that ends with the fault."""
+    """Runs the statements in a session that is closed when the fault ends."""
     session = scene.shop.connect("drill fault")
     try:
         for statement in ("set lock_timeout = '3s'", *statements):

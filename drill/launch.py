@@ -1,4 +1,4 @@
-"""`python -m drill.launch FAULT`: a worker with a fault planted in it that schema.sql cannot have."""
+"""`python -m drill.launch FAULT`: a worker with a fault that cannot be planted in an SQL function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-import worker.bell
+import worker.listener
 from worker.__main__ import main
 from worker.consumer import Consumer
 
@@ -26,11 +26,15 @@ WRITE = sa.text("""
     select coalesce((select max(position) from sent_log), 0) + row_number() over (order by seq), c.*, shoptalk_now()
       from unnest(:chat_ids, :conversation_ids, :seqs) as c(chat_id, conversation_id, seq)
 """)
-REPORT = sa.text("select cast(:claimed as integer) as claimed, shoptalk_now() as live_until, null as held_until")
+REPORT = sa.text("""
+    select r.*
+      from jsonb_populate_record(empty_report(), jsonb_build_object(
+               'claimed', cast(:claimed as integer), 'sent', cast(:claimed as integer), 'live_floor', shoptalk_now())) r
+""")
 
 
 def send_acked_first(self: Consumer) -> sa.Row[Any]:
-    """Consumer._send_batch() that commits the pointers' end before it writes the log."""
+    """A Consumer._send_batch() that deletes the queue rows and commits before it writes the log."""
     with self._engine.connect() as connection:
         connection.execute(sa.text("select pg_advisory_lock(sender_lock())"))
         try:
@@ -47,9 +51,9 @@ def send_acked_first(self: Consumer) -> sa.Row[Any]:
 if __name__ == "__main__":
     match sys.argv.pop():
         case "no-poll":
-            worker.bell.ASLEEP_POLL_SECONDS = AN_HOUR
+            worker.listener.IDLE_POLL_SECONDS = AN_HOUR
         case "ack-before-log":
             Consumer._send_batch = send_acked_first  # type: ignore[method-assign]
         case other:
-            sys.exit(f"drill: no such launcher: {other}")
+            sys.exit(f"drill: unknown fault: {other}")
     main()

@@ -1,4 +1,4 @@
-"""What the producers were told: which chats are accepted, which surely not, and of which nobody knows."""
+"""The producers' record: which chats were accepted, which certainly not, and which got no answer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ RECENT = 400
 
 
 class Ledger:
-    """Filled by all producers at once. Every chat's payload is a text of its own: its name in here."""
+    """Filled by all producers at once. Every chat has a unique payload, which identifies it here."""
 
     def __init__(self) -> None:
         self.accepted: dict[int, str] = {}  # chat_id: payload
-        self.undecided: set[str] = set()  # sent, and no answer came: there or not, but never twice
-        self.undone: set[str] = set()  # rolled back: must not be there
+        self.undecided: set[str] = set()  # posted without an answer: accepted or not, but never twice
+        self.rolled_back: set[str] = set()  # must not be in the database
         self.cancelled: set[int] = set()  # confirmed
-        self.requeued: set[int] = set()  # perhaps: they may go late
+        self.requeued: set[int] = set()  # possibly: they may be sent late
         self.misnumbered: list[str] = []
         self.wrong_answers: list[str] = []
         self._recent: collections.deque[int] = collections.deque(maxlen=RECENT)
@@ -26,7 +26,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def accept(self, producer: str, chat_id: int, conversation_id: int, seq: int, payload: str) -> None:
-        """The producer saw the acceptance confirmed. Its chats come in the order in which it sent them."""
+        """The producer got a confirmation. A producer reports its chats in the order in which it posted them."""
         with self._lock:
             if self.accepted.get(chat_id, payload) != payload:
                 self.wrong_answers.append(f"chat {chat_id} is both {payload} and {self.accepted[chat_id]}")
@@ -38,21 +38,21 @@ class Ledger:
             self._last_seq[key] = seq
 
     def leave_undecided(self, payloads: Iterable[str]) -> None:
-        """No answer came for these."""
+        """These got no answer."""
         with self._lock:
             self.undecided.update(payloads)
 
-    def undo(self, payloads: Iterable[str]) -> None:
-        """These were surely not committed."""
+    def roll_back(self, payloads: Iterable[str]) -> None:
+        """These were certainly not committed."""
         with self._lock:
-            self.undone.update(payloads)
+            self.rolled_back.update(payloads)
 
-    def complain(self, what: str) -> None:
-        """An answer that a sound product never gives."""
+    def record_error(self, text: str) -> None:
+        """An answer that a correct product never gives."""
         with self._lock:
-            self.wrong_answers.append(what)
+            self.wrong_answers.append(text)
 
     def recent(self, chooser: random.Random) -> int | None:
-        """One of the chats accepted last."""
+        """One of the last accepted chats."""
         with self._lock:
             return chooser.choice(self._recent) if self._recent else None

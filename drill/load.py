@@ -1,4 +1,4 @@
-"""What is sent, when: seeded conversations, payloads and pauses, shared by the producers."""
+"""The load: seeded conversations, payloads and pauses, shared by the producers."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from dataclasses import dataclass
 from drill.ledger import Ledger
 
 BAD_SHARE = 0.01
-BAD_EVERY_SECONDS = 30.0  # in one conversation: it waits for the bad one's five attempts, 15 s
+BAD_EVERY_SECONDS = 30.0  # per conversation, which waits 15 s for the five attempts of a bad chat
 HOT, USUAL = range(1, 6), range(6, 151)
-# Seconds between two chats of one producer, on average.
+# Average seconds between two chats of one producer.
 PACES = {"steady": 0.02, "burst": 0.001, "lull": 1.0}
 
 
 @dataclass(frozen=True)
 class Draft:
-    """One chat to send. The payload is nobody else's."""
+    """One chat to post. Its payload is unique."""
 
     conversation_id: int
     payload: str
 
     def as_json(self, chat_id: int | None = None) -> dict[str, object]:
-        """As REST takes it."""
+        """The chat as REST takes it."""
         chat: dict[str, object] = {"client_id": 1, "operator_id": 1, "payload": self.payload}
         chat["conversation_id"] = self.conversation_id
         return chat if chat_id is None else chat | {"chat_id": chat_id}
 
 
 class Load:
-    """Shared by the producers: the pace, until when bad chats come, the end."""
+    """State shared by the producers: the pace, the time of the last bad chat, the end."""
 
     def __init__(self, seed: int, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -41,16 +41,16 @@ class Load:
         self.bad_until = 0.0  # of time.monotonic()
         self.bad_share = BAD_SHARE
         self.ending = threading.Event()  # no new chats
-        self.given_up = threading.Event()  # no more repeating of old ones either
+        self.giving_up = threading.Event()  # no more repeats of unanswered requests either
         self._seed = seed
         self._last_bad: dict[int, float] = collections.defaultdict(lambda: float("-inf"))
 
     def chooser(self, name: str) -> random.Random:
-        """The seeded chances of one producer."""
+        """The seeded random numbers of one producer."""
         return random.Random(f"{self._seed} {name}")  # noqa: S311  # seeded, nothing secret
 
     def allows_bad(self, conversation_id: int) -> bool:
-        """Whether the conversation may have another bad chat; the caller then sends one."""
+        """Whether the conversation may get another bad chat; if so, the caller posts one."""
         now = time.monotonic()
         if now > self.bad_until or now - self._last_bad[conversation_id] < BAD_EVERY_SECONDS:
             return False
@@ -68,7 +68,7 @@ class Drafts:
         self.chooser = load.chooser(name)
 
     def next(self) -> Draft:
-        """A fifth goes to a few hot conversations, a tenth starts a new one that others start as well."""
+        """A fifth is for a few hot conversations; a tenth starts a new one, which other producers start as well."""
         self._count += 1
         chance, bad = self.chooser.random(), self.chooser.random() < self._load.bad_share
         fresh, usual = 1000 + self._count // 10, self.chooser.choice(HOT if chance < 0.3 else USUAL)
@@ -77,9 +77,9 @@ class Drafts:
         return Draft(conversation, f"{'bad' if bad else 'chat'} {self._name} {self._count}")
 
     def some(self, most: int) -> list[Draft]:
-        """From one to `most` of them, by conversation: so that two transactions cannot wait for each other."""
+        """One to `most` drafts, sorted by conversation, so that two transactions cannot deadlock."""
         return sorted((self.next() for _ in range(self.chooser.randint(1, most))), key=lambda d: d.conversation_id)
 
     def pause(self) -> None:
-        """Waits as the present pace says."""
+        """Waits as the current pace demands."""
         self._load.ending.wait(self.chooser.expovariate(1 / self._load.pauses[self._load.pace]))

@@ -1,4 +1,4 @@
-"""Meddlers: cancel chats at random, requeue dead letters, some of them healed, pause conversations and the store."""
+"""The meddler: cancels random chats, requeues dead letters (half of them repaired), pauses conversations and store."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ PAUSE_SHARE = 0.1
 STORE_SHARE = 0.2  # of the pauses
 PAUSED_SECONDS = 0.3
 WAITING_SHARE = 0.2
-HEALED_SHARE = 0.5
-AGAIN_SECONDS = 0.2
+REPAIRED_SHARE = 0.5
+RETRY_SECONDS = 0.2
 
 
 class Meddler(threading.Thread):
-    """Does its mischief until end(). Counts what it did."""
+    """Meddles until stop(), and counts its actions."""
 
     def __init__(self, load: Load, shop: Shop) -> None:
         super().__init__(daemon=True)
         self.cancelled = self.requeued = self.paused = 0
         self.sent_though_paused: list[str] = []
-        self._resumes: set[str] = set()  # still to be done
+        self._resumes: set[str] = set()  # statements still to be run
         self._ledger = load.ledger
         self._chooser = load.chooser("meddler")
         self._shop = shop
-        self._done = threading.Event()
+        self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Until end()."""
-        while not self._done.is_set():
+        """Meddles until stop(), then resumes whatever is paused."""
+        while not self._stopping.is_set():
             try:
                 with self._shop.connect("drill meddler") as session:
-                    while not self._done.wait(self._chooser.expovariate(1 / PAUSE_SECONDS)):
+                    while not self._stopping.wait(self._chooser.expovariate(1 / PAUSE_SECONDS)):
                         self._meddle(session)
             except psycopg.Error:
-                time.sleep(AGAIN_SECONDS)
+                time.sleep(RETRY_SECONDS)
         while self._resumes:
             try:
                 with self._shop.connect("drill meddler") as session:
                     self._resume(session)
             except psycopg.Error:
-                time.sleep(AGAIN_SECONDS)
+                time.sleep(RETRY_SECONDS)
 
-    def end(self) -> None:
-        """Ends it and waits for that, and with it whatever is paused."""
-        self._done.set()
+    def stop(self) -> None:
+        """Stops the thread, which first resumes whatever is paused."""
+        self._stopping.set()
         self.join()
 
     def _meddle(self, session: Connection) -> None:
@@ -64,8 +64,8 @@ class Meddler(threading.Thread):
             self._requeue(session)
 
     def _pause(self, session: Connection) -> None:
-        """For a moment: from when the pause has returned, nothing may go."""
-        self._resume(session)  # what an error has left
+        """Pauses for a moment: after pause_…() has returned, nothing may be sent."""
+        self._resume(session)  # left over from an error
         conversation = self._chooser.choice(HOT)
         pause, resume = f"select pause_conversation({conversation})", f"select resume_conversation({conversation})"
         sent = f"select max(position) from sent_log where conversation_id = {conversation}"  # noqa: S608  # a number
@@ -79,12 +79,12 @@ class Meddler(threading.Thread):
         try:
             session.execute(pause.encode())
         except psycopg.Error as error:
-            if error.sqlstate != "ST404":  # not begun yet
+            if error.sqlstate != "ST404":  # the conversation does not exist yet
                 raise
             self._resumes.clear()
             return
         before = session.execute(sent.encode()).fetchone()
-        self._done.wait(self._chooser.uniform(0, PAUSED_SECONDS))
+        self._stopping.wait(self._chooser.uniform(0, PAUSED_SECONDS))
         if session.execute(sent.encode()).fetchone() != before:
             self.sent_though_paused.append(f"{sent} was {before} after {pause}")
         self._resume(session)
@@ -96,7 +96,7 @@ class Meddler(threading.Thread):
             self._resumes.discard(resume)
 
     def _cancel(self, session: Connection) -> None:
-        """One of the last accepted, or one that waits in the queue and so can still be had."""
+        """Cancels one of the last accepted chats, or one that waits in the queue."""
         chat_id = self._ledger.recent(self._chooser)
         if self._chooser.random() < WAITING_SHARE:
             row = session.execute("select chat_id from chat_queue order by random() limit 1").fetchone()
@@ -106,7 +106,7 @@ class Meddler(threading.Thread):
         try:
             session.execute("select cancel_chat(%s)", [chat_id])
         except psycopg.Error as error:
-            if error.sqlstate != "ST409":  # it is sent
+            if error.sqlstate != "ST409":  # it was already sent
                 raise
         else:
             self._ledger.cancelled.add(chat_id)
@@ -119,12 +119,12 @@ class Meddler(threading.Thread):
         if row is None:
             return
         self._ledger.requeued.add(row[0])
-        if self._chooser.random() < HEALED_SHARE:
-            session.execute("insert into drill_healed values (%s) on conflict do nothing", row)
+        if self._chooser.random() < REPAIRED_SHARE:
+            session.execute("insert into drill_repaired values (%s) on conflict do nothing", row)
         try:
             session.execute("select requeue_chat(%s)", row)
         except psycopg.Error as error:
-            if error.sqlstate != "ST409":  # cancelled meanwhile
+            if error.sqlstate != "ST409":  # it was cancelled meanwhile
                 raise
         else:
             self.requeued += 1

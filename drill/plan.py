@@ -1,4 +1,4 @@
-"""The plan of a drill: which fault when and for how long, decided by the seed alone; and its execution."""
+"""The plan of a drill (which fault, when, and for how long, decided by the seed alone) and its execution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GAP_SECONDS = 0.7  # between two faults, on average
 
 @dataclass(frozen=True)
 class Kind:
-    """A fault with how often it comes in a round, and how long it lasts: (least, most) seconds."""
+    """A fault, how often it occurs in a round, and how long it lasts: (shortest, longest) in seconds."""
 
     fault: Callable[[Scene, random.Random], Undo | None]
     times: int = 1
@@ -28,7 +28,7 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """As the report has it."""
+        """Its name in the report."""
         return self.fault.__name__.replace("_", " ")
 
 
@@ -37,12 +37,12 @@ KINDS = [
     Kind(faults.kill_all_workers),
     Kind(faults.kill_web),
     Kind(faults.kill_web_process),
-    Kind(faults.stop_worker, times=2, lasts=(8, 20)),  # longer than the lock and the transactions last
+    Kind(faults.stop_worker, times=2, lasts=(8, 20)),  # longer than the locks and the transactions last
     Kind(faults.stop_web, lasts=(0.5, 2)),
     Kind(faults.terminate_backends, times=3),
     Kind(faults.restart_fast),
     Kind(faults.restart_at_once),
-    Kind(faults.lock_pointers, times=3, lasts=(1, 4)),
+    Kind(faults.lock_queue_rows, times=3, lasts=(1, 4)),
     Kind(faults.lock_conversations, lasts=(1, 3)),
     Kind(faults.hold_sender_lock, lasts=(1, 4)),
     Kind(faults.old_snapshot, lasts=(5, 20)),
@@ -55,7 +55,7 @@ KINDS = [
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the plan; `chance` chooses the victims."""
+    """One step of the plan; `chance` chooses its targets."""
 
     gap: float
     kind: Kind
@@ -64,19 +64,19 @@ class Step:
 
 
 def steps(seed: int, kinds: Sequence[Kind] = KINDS, gap_seconds: float = GAP_SECONDS) -> Iterator[Step]:
-    """The endless plan: rounds of all these faults, each round in an order of its own."""
+    """The endless plan: rounds of all these faults, each round shuffled."""
     chance = random.Random(seed)  # noqa: S311  # seeded, nothing secret
     while True:
         round_ = [kind for kind in kinds for _ in range(kind.times)]
         chance.shuffle(round_)
         for kind in round_:
             gap = chance.expovariate(1 / gap_seconds)
-            victims = random.Random(chance.random())  # noqa: S311
-            yield Step(gap, kind, chance.uniform(*kind.lasts), victims)
+            targets = random.Random(chance.random())  # noqa: S311
+            yield Step(gap, kind, chance.uniform(*kind.lasts), targets)
 
 
 class Execution:
-    """Does the steps and undoes the lasting ones in time."""
+    """Carries out the steps, and undoes lasting faults in time."""
 
     def __init__(self, scene: Scene) -> None:
         self.counts: collections.Counter[str] = collections.Counter()
@@ -84,27 +84,27 @@ class Execution:
         self._undos: list[tuple[float, int, Undo]] = []
         self._serial = itertools.count()
 
-    def run(self, plan: Iterator[Step], seconds: float, tell: Callable[[str], None]) -> None:
-        """Until the time is over. Faults last no longer than that either."""
+    def run(self, plan: Iterator[Step], seconds: float, record: Callable[[str], None]) -> None:
+        """Runs until the time is over, and then ends all faults."""
         until = time.monotonic() + seconds
         for step in plan:
             self._sleep(min(time.monotonic() + step.gap, until))
             if time.monotonic() >= until:
                 break
-            tell(f"{step.kind.name}{f' for {step.lasts:.1f} s' if step.lasts else ''}")
+            record(f"{step.kind.name}{f' for {step.lasts:.1f} s' if step.lasts else ''}")
             self._do(step)
         self.undo_all()
 
     def undo_all(self) -> None:
-        """Ends whatever lasts still."""
+        """Undoes all faults that still last."""
         while self._undos:
             self._undo_first()
 
     def _do(self, step: Step) -> None:
         try:
             undo = step.kind.fault(self._scene, step.chance)
-        except psycopg.OperationalError:  # the server is busy with an earlier one, or a lock could not be had
-            self.counts["could not be done"] += 1
+        except psycopg.OperationalError:  # the server still suffers from an earlier fault, or a lock was not available
+            self.counts["could not be injected"] += 1
             return
         self.counts[step.kind.name] += 1
         if undo is not None:

@@ -1,23 +1,21 @@
-"""Faults of the product to plant: edits of schema.sql's functions, and launchers in place of the worker."""
+"""Planted faults of the product: edits of its SQL functions, and launchers in place of the worker."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from drill.shop import Shop
+from sql.install import schema
 
-SCHEMA = Path(__file__).parent.parent / "schema.sql"
 
-
-class NotPlantable(RuntimeError):
-    """schema.sql no longer has the text that a plant replaces; the plant has to follow it."""
+class PlantError(RuntimeError):
+    """A function no longer has the text that a plant replaces; the plant must be adapted."""
 
 
 @dataclass(frozen=True)
 class Plant:
-    """One fault: SQL to run before, edits as (function, old text, new text), the worker's module."""
+    """One fault: SQL to run first, edits as (function, old text, new text), and the worker's module."""
 
     before: str = ""
     edits: tuple[tuple[str, str, str], ...] = ()
@@ -34,18 +32,18 @@ NO_PREDECESSOR = ("send_claimed", "and (n.before = n.seq - 1", "and (true or n.b
 PLANTS = {
     "no-order-lock": Plant(edits=(NO_SENDER_LOCK, NO_PREDECESSOR)),
     "no-predecessor-check": Plant(edits=(NO_PREDECESSOR,)),
-    # The number comes from a sequence, without the conversation's row locked.
+    # seq comes from a sequence, and the conversation's row is not locked.
     "no-conversation-lock": Plant(
         before="create sequence drill_seq",
         edits=(
             (
                 "next_in_conversation",
-                """        update conversations c set last_seq = last_seq + 1, last_chat_at = shoptalk_now()
-         where c.conversation_id = next_in_conversation.conversation_id
+                """        update conversations cv set last_seq = cv.last_seq + 1, last_chat_at = shoptalk_now()
+         where cv.conversation_id = next_in_conversation.conversation_id
         returning * into conversation;
         exit when found;""",
-                """        select * into conversation from conversations c
-         where c.conversation_id = next_in_conversation.conversation_id;
+                """        select * into conversation from conversations cv
+         where cv.conversation_id = next_in_conversation.conversation_id;
         if found then
             conversation.last_seq := nextval('drill_seq') + 1;
             exit;
@@ -53,11 +51,11 @@ PLANTS = {
             ),
         ),
     ),
-    # What is accepted meanwhile goes.
-    "pause-ignored": Plant(edits=(("enqueue_chat", "if conversation.paused_at is not null then", "if false then"),)),
+    # Chats accepted during a pause are sent.
+    "pause-ignored": Plant(edits=(("schedule_chat", "if conversation.paused_at is not null then", "if false then"),)),
     "ack-before-log": Plant(worker=("drill.launch", "ack-before-log")),
     "no-poll": Plant(worker=("drill.launch", "no-poll")),
-    # Drawn before the lock is waited for; the second sequence only keeps positions apart.
+    # position is drawn before the wait for the lock; the second sequence only keeps positions distinct.
     "position-outside-lock": Plant(
         before="create sequence drill_turn; create sequence drill_row",
         edits=(
@@ -69,7 +67,7 @@ PLANTS = {
             ),
             (
                 "send_claimed",
-                "coalesce((select max(position) from sent_log), 0) + row_number()",
+                "coalesce((select max(l.position) from sent_log l), 0) + row_number()",
                 "current_setting('drill.turn')::bigint * 1000000000 + nextval('drill_row') * 1000 + row_number()",
             ),
         ),
@@ -78,7 +76,7 @@ PLANTS = {
 
 
 def plant(shop: Shop, fault: Plant) -> None:
-    """Makes the fault in the throwaway database. Raises NotPlantable."""
+    """Plants the fault in the throwaway database. Raises PlantError."""
     with shop.connect("drill") as connection:
         if fault.before:
             connection.execute(fault.before.encode())
@@ -87,8 +85,8 @@ def plant(shop: Shop, fault: Plant) -> None:
 
 
 def edited(function: str, old: str, new: str) -> str:
-    """The statement that replaces one of schema.sql's functions by itself with `old` made `new`."""
-    found = re.search(rf"^create function {function}\(.*?^(?:end )?\$\$;$", SCHEMA.read_text("utf-8"), re.M | re.S)
+    """The statement that replaces a function, with `new` in place of `old`."""
+    found = re.search(rf"^create or replace function {function}\(.*?^(?:end )?\$\$;$", schema(), re.M | re.S)
     if found is None or found[0].count(old) != 1:
-        raise NotPlantable(f"{function}() in schema.sql has not exactly once: {old}")
-    return found[0].replace(old, new).replace("create function", "create or replace function", 1)
+        raise PlantError(f"{function}() does not contain this exactly once: {old}")
+    return found[0].replace(old, new)

@@ -1,4 +1,4 @@
-"""Producers: over REST with and without ids of their own, over SQL in single and in long transactions."""
+"""Producers: over REST with and without their own ids, over SQL in single statements and in long transactions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ import psycopg
 
 from drill.load import Draft, Drafts, Load
 from drill.shop import Connection, Shop
+from sql.errors import is_rejection
 
 ANSWER_SECONDS = 20
-AGAIN_SECONDS = 0.1
+RETRY_SECONDS = 0.1
 LONG_PAUSE_SECONDS = 0.6
 ROLLED_BACK_SHARE = 0.2
 LIST_MOST = 40
 TRANSACTION_MOST = 6
 ENQUEUE = "select chat_id, conversation_id, seq from enqueue_chat(%s, 1, 1, %s)"
 
-block = itertools.count(1)  # of a million chat_ids, one for each producer that makes its own
+block = itertools.count(1)  # of a million chat_ids, one for each producer that chooses its own
 
 
 class Producer(threading.Thread):
-    """One producer: sends a turn's chats, pauses, until the load ends."""
+    """One producer: posts the chats of a turn, pauses, and so on until the load ends."""
 
     def __init__(self, load: Load, name: str) -> None:
         super().__init__(daemon=True, name=name)
@@ -36,25 +37,25 @@ class Producer(threading.Thread):
         self.drafts = Drafts(load, name)
 
     def run(self) -> None:
-        """Until the load ends."""
+        """Posts until the load ends."""
         while not self.load.ending.is_set():
             self.turn()
             self.drafts.pause()
 
     def turn(self) -> None:
-        """Sends one chat or some."""
+        """Posts one or several chats."""
         raise NotImplementedError
 
     def accept(self, row: Any, draft: Draft) -> None:
-        """Notes a confirmed (chat_id, conversation_id, seq)."""
+        """Records a confirmed (chat_id, conversation_id, seq)."""
         chat_id, conversation_id, seq = row
         if conversation_id != draft.conversation_id:
-            self.ledger.complain(f"{draft} was put into conversation {conversation_id}")
+            self.ledger.record_error(f"{draft} was put into conversation {conversation_id}")
         self.ledger.accept(self.name, chat_id, conversation_id, seq, draft.payload)
 
 
 class RestProducer(Producer):
-    """Over REST. With own ids it repeats a request until it is answered, which must add nothing."""
+    """Over REST. With its own ids it repeats a request until it is answered; the repeats must add no chat."""
 
     def __init__(self, load: Load, name: str, port: int, own_ids: bool, lists: bool) -> None:
         super().__init__(load, name)
@@ -68,21 +69,21 @@ class RestProducer(Producer):
         drafts = self.drafts.some(LIST_MOST) if self._lists else [self.drafts.next()]
         chats = [draft.as_json(next(self._ids) if self._ids else None) for draft in drafts]
         answers = self._post(chats if self._lists else chats[0])
-        while answers is None and self._ids and not self.load.given_up.wait(AGAIN_SECONDS):
+        while answers is None and self._ids and not self.load.giving_up.wait(RETRY_SECONDS):
             answers = self._post(chats if self._lists else chats[0])
         if answers is None:
             self.ledger.leave_undecided(draft.payload for draft in drafts)
-            self.load.given_up.wait(AGAIN_SECONDS)
+            self.load.giving_up.wait(RETRY_SECONDS)
             return
         for draft, answer in zip(drafts, answers, strict=True):
             if answer.get("status", 200) not in (200, 201):
-                self.ledger.complain(f"{draft} was answered {answer}")
+                self.ledger.record_error(f"{draft} was answered {answer}")
                 self.ledger.leave_undecided([draft.payload])
             else:
                 self.accept([answer["chat_id"], answer["conversation_id"], answer["seq"]], draft)
 
     def _post(self, body: Any) -> list[dict[str, Any]] | None:
-        """The answers, or None when there is none: the server is away or says 503."""
+        """The answers; None if the server cannot be reached or answers 503."""
         if self._connection is None:
             self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
         try:
@@ -100,7 +101,7 @@ class RestProducer(Producer):
 
 
 class SqlProducer(Producer):
-    """Over SQL, each chat a statement."""
+    """Over SQL, one statement per chat."""
 
     def __init__(self, load: Load, name: str, shop: Shop) -> None:
         super().__init__(load, name)
@@ -114,33 +115,33 @@ class SqlProducer(Producer):
             self.accept(self.session().execute(ENQUEUE, [draft.conversation_id, draft.payload]).fetchone(), draft)
         except psycopg.Error as error:
             self.ledger.leave_undecided([draft.payload])
-            self.lost(error)
+            self.drop_session(error)
 
     def session(self) -> Connection:
-        """The session, made anew if it was lost. Raises psycopg.Error."""
+        """The session, reopened if it was lost. Raises psycopg.Error."""
         if self._session is None:
             self._session = self._shop.connect("drill producer")
         return self._session
 
-    def lost(self, error: psycopg.Error) -> None:
-        """After any error: the next turn begins with a new session."""
-        if (error.sqlstate or "").startswith(("ST", "22", "23")):
-            self.ledger.complain(f"enqueue_chat() raised {error.sqlstate} {error}")
+    def drop_session(self, error: psycopg.Error) -> None:
+        """After an error, so that the next turn opens a new session."""
+        if is_rejection(error.sqlstate):
+            self.ledger.record_error(f"enqueue_chat() raised {error.sqlstate} {error}")
         if self._session is not None:
             self._session.close()
         self._session = None
-        time.sleep(AGAIN_SECONDS)
+        time.sleep(RETRY_SECONDS)
 
 
 class LongSqlProducer(SqlProducer):
-    """Over SQL, some chats in one transaction that takes its time, and is rolled back now and then."""
+    """Over SQL, several chats in one slow transaction, which is rolled back now and then."""
 
     def turn(self) -> None:
         """One transaction."""
         drafts = self.drafts.some(TRANSACTION_MOST)
         payloads = [draft.payload for draft in drafts]
         rolled_back = self.drafts.chooser.random() < ROLLED_BACK_SHARE
-        after_error: Callable[[list[str]], None] = self.ledger.undo
+        after_error: Callable[[list[str]], None] = self.ledger.roll_back
         try:
             session = self.session()
             session.execute("begin")
@@ -148,13 +149,13 @@ class LongSqlProducer(SqlProducer):
             self.load.ending.wait(self.drafts.chooser.random() * LONG_PAUSE_SECONDS)
             if rolled_back:
                 session.execute("rollback")
-                self.ledger.undo(payloads)
+                self.ledger.roll_back(payloads)
                 return
             after_error = self.ledger.leave_undecided
             session.execute("commit")
         except psycopg.Error as error:
             after_error(payloads)
-            self.lost(error)
+            self.drop_session(error)
         else:
             for row, draft in zip(rows, drafts, strict=True):
                 self.accept(row, draft)

@@ -1,4 +1,4 @@
-"""Throwaway RabbitMQ: nodes of our own with Debian's programs, on free ports, as root or anybody else."""
+"""Throwaway RabbitMQ: our own nodes with Debian's programs, on free ports, as root or any other account."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pika.exceptions
 from drill.shop import free_port
 
 READY_SECONDS = 240
-LIBRARY = Path("/usr/lib/rabbitmq/bin")  # behind the wrappers of /usr/sbin, which insist on one account and one folder
+LIBRARY = Path("/usr/lib/rabbitmq/bin")  # the wrappers in /usr/sbin require one particular account and folder
 
 
 def program() -> Path | None:
-    """rabbitmq-server, if it is installed."""
+    """The path of rabbitmq-server; None if it is not installed."""
     if (LIBRARY / "rabbitmq-server").exists():
         return LIBRARY / "rabbitmq-server"
     found = shutil.which("rabbitmq-server")
@@ -30,7 +30,7 @@ def program() -> Path | None:
 
 
 class Node:
-    """One node; `Rabbit` makes it."""
+    """One node, created by `Rabbit`."""
 
     def __init__(self, number: int, folder: Path, environment: dict[str, str]) -> None:
         self.port = free_port()
@@ -50,7 +50,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, nodes: list[Node]) -> None:
-        """Writes the node's settings: alone, or clustered with others."""
+        """Writes the node's settings, for a single node or a cluster."""
         lines = [f"listeners.tcp.1 = 127.0.0.1:{self.port}", "vm_memory_high_watermark.absolute = 512MB",
                  "disk_free_limit.absolute = 50MB", "log.file.level = warning"]  # fmt: skip
         if len(nodes) > 1:
@@ -62,7 +62,7 @@ class Node:
         (self.folder / "plugins").write_text("[].\n")
 
     def launch(self) -> None:
-        """Starts it; await_ready() waits for it."""
+        """Starts the node without waiting for it."""
         with (self.folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
                 [str(program())], cwd=self.folder, env=self._environment, start_new_session=True,
@@ -70,7 +70,7 @@ class Node:
             )  # fmt: skip
 
     def await_ready(self) -> None:
-        """Until it takes connections."""
+        """Waits until the node accepts connections."""
         deadline = time.monotonic() + READY_SECONDS
         while True:
             try:
@@ -83,13 +83,13 @@ class Node:
                 time.sleep(0.2)
 
     def start(self) -> None:
-        """Both."""
+        """Starts the node and waits until it is ready."""
         self.launch()
         self.await_ready()
 
     def connect(self, **options: Any) -> pika.BlockingConnection:
-        """A connection of pika's, which has nothing of ours. Raises OSError and pika.exceptions.AMQPError."""
-        socket.create_connection(("127.0.0.1", self.port)).close()  # pika leaves a socket behind where nobody answers
+        """A connection by pika, independent of our own code. Raises OSError and pika.exceptions.AMQPError."""
+        socket.create_connection(("127.0.0.1", self.port)).close()  # pika leaks a socket if the port is closed
         parameters = pika.URLParameters(self.url)
         parameters.socket_timeout = parameters.blocked_connection_timeout = 30
         for name, value in options.items():
@@ -97,18 +97,18 @@ class Node:
         return pika.BlockingConnection(parameters)
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """kill -9, at once and whole."""
+        """Kills the node's whole process group."""
         if self._process is not None:
             try:
                 os.killpg(self._process.pid, how)
             except ProcessLookupError:
-                pass  # it has ended by itself
+                pass  # it has already ended
             self._process.wait()
             self._process = None
 
 
 class Rabbit:
-    """One node or a cluster of them, with a name server and a cookie of their own; a context manager."""
+    """One node or a cluster, with its own epmd and cookie; a context manager."""
 
     def __init__(self, folder: Path, nodes: int = 1) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ class Rabbit:
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
-            "RUNNING_UNDER_SYSTEMD": "1",  # the script then becomes the node, and is not its parent
+            "RUNNING_UNDER_SYSTEMD": "1",  # the script then execs the node instead of starting a child
         }
         self.nodes = [Node(number, folder, self._environment) for number in range(1, nodes + 1)]
         for node in self.nodes:
@@ -154,5 +154,5 @@ class Rabbit:
 
     @property
     def urls(self) -> str:
-        """As AMQP_URL takes them."""
+        """The value of AMQP_URL."""
         return ",".join(node.url for node in self.nodes)

@@ -1,4 +1,4 @@
-"""Readers of the log: each tails it by a cursor, woken by NOTIFY chat_sent, and keeps what it saw."""
+"""Readers of the log: each tails it by a cursor, woken by NOTIFY chat_sent, and records what it saw."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ RECONNECT_SECONDS = 0.2
 
 
 class Reader(threading.Thread):
-    """One reader. It never looks back: what is written below its cursor, it misses."""
+    """One reader. It never looks back, so it misses entries that are written below its cursor."""
 
     def __init__(self, shop: Shop) -> None:
         super().__init__(daemon=True)
         self.seen: list[tuple[int, int]] = []  # (position, chat_id)
         self._shop = shop
-        self._done = threading.Event()
+        self._stopping = threading.Event()
 
     @property
     def cursor(self) -> int:
-        """The last position it saw."""
+        """The last position that it saw."""
         return self.seen[-1][0] if self.seen else 0
 
     def run(self) -> None:
-        """Reads until end(), whatever happens to its session."""
-        while not self._done.is_set():
+        """Reads until stop(), whatever happens to its session."""
+        while not self._stopping.is_set():
             try:
                 self._tail()
             except psycopg.Error:
                 time.sleep(RECONNECT_SECONDS)
 
-    def end(self) -> None:
-        """Ends it and waits for that."""
-        self._done.set()
+    def stop(self) -> None:
+        """Stops the thread."""
+        self._stopping.set()
         self.join()
 
     def _tail(self) -> None:
         with self._shop.connect("drill reader") as session:
             session.execute("listen chat_sent")
-            while not self._done.is_set():
+            while not self._stopping.is_set():
                 rows = session.execute(
                     "select position, chat_id from sent_log where position > %s order by position", [self.cursor]
                 ).fetchall()

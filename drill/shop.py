@@ -13,48 +13,48 @@ from typing import Any
 import psycopg
 
 from embedded.cluster import Cluster
-from sql.schema import prepare
+from sql.install import prepare
 
 PATIENCE_SECONDS = 30
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# A row in drill_switches turns a fault on: 'deaf' drops every NOTIFY, 'full' makes writing raise as a full
-# disk does. A chat whose payload begins with "bad" cannot be sent unless drill_healed has it.
+# A row in drill_switches turns a fault on: 'no-notify' drops every NOTIFY, 'disk-full' makes writes raise as on a full
+# disk. A chat whose payload begins with "bad" cannot be sent unless it is in drill_repaired.
 #
-# pg_catalog is put behind public, so that our pg_notify() is the one that the schema's functions call.
+# The search path has public before pg_catalog, so that the schema's functions call the pg_notify() defined here.
 SWITCHES = """
 create table drill_switches (id integer generated always as identity primary key, name text not null);
-create table drill_healed (chat_id bigint primary key);
+create table drill_repaired (chat_id bigint primary key);
 
 create function pg_notify(channel text, payload text) returns void language plpgsql as $$
 begin
-    if not exists (select from drill_switches where name = 'deaf') then
+    if not exists (select from drill_switches where name = 'no-notify') then
         perform pg_catalog.pg_notify(channel, payload);
     end if;
 end $$;
 
-create function drill_disk() returns trigger language plpgsql as $$
+create function drill_fill_disk() returns trigger language plpgsql as $$
 begin
-    if exists (select from drill_switches where name = 'full') then
+    if exists (select from drill_switches where name = 'disk-full') then
         raise 'could not extend file: No space left on device' using errcode = '53100';
     end if;
     return null;
 end $$;
-create trigger drill_disk after insert on chats for each statement execute function drill_disk();
-create trigger drill_disk after insert on sent_log for each statement execute function drill_disk();
+create trigger drill_fill_disk after insert on chats for each statement execute function drill_fill_disk();
+create trigger drill_fill_disk after insert on sent_log for each statement execute function drill_fill_disk();
 
 create function drill_refuse_bad() returns trigger language plpgsql as $$
 begin
     if exists (select from chats c where c.chat_id = new.chat_id and c.payload like 'bad%')
-       and not exists (select from drill_healed h where h.chat_id = new.chat_id) then
+       and not exists (select from drill_repaired h where h.chat_id = new.chat_id) then
         raise 'chat % is bad', new.chat_id;
     end if;
     return new;
 end $$;
 create trigger drill_refuse_bad before insert on sent_log for each row execute function drill_refuse_bad();
 
--- What prune() removes goes on counting in the account.
+-- Pruned chats still count in the account.
 create table drill_pruned_chats (like chats);
 create table drill_pruned_log (like sent_log);
 create table drill_pruned_failures (like chat_failures);
@@ -88,9 +88,9 @@ insert into operators values (1, 'Olga', 'day', 1);
 
 
 class Shop:
-    """The server and its database; a context manager. Restart it only in the thread that entered it.
+    """The server and its database; a context manager. Only the thread that entered it may restart it.
 
-    (The server is told to end with the thread that started it.)
+    (The server ends with the thread that started it.)
     """
 
     def __init__(self, folder: Path) -> None:
@@ -122,25 +122,25 @@ class Shop:
             **options,
         )
 
-    def restart(self, at_once: bool) -> None:
-        """Ends the server, at once as after a crash or in its fast way, and starts it where it was."""
+    def restart(self, immediate: bool) -> None:
+        """Shuts the server down, immediately (as in a crash) or fast, and starts it on the same port."""
         port = int(self._cluster.connection["PGPORT"])
-        if at_once:
+        if immediate:
             pid = int((self.folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0])
             os.kill(pid, signal.SIGQUIT)
         self._cluster.stop()
         self._cluster.start(port=port)
 
     def switch_on(self, name: str) -> int:
-        """Turns one of the switches on; answers the id to turn it off with."""
+        """Turns a switch on; returns the id for switch_off()."""
         return int(self.one("insert into drill_switches (name) values (%s) returning id", name))
 
     def switch_off(self, switch: int) -> None:
-        """Turns off what switch_on() turned on."""
+        """Reverts a switch_on()."""
         self.one("delete from drill_switches where id = %s returning id", switch)
 
     def one(self, statement: str, *values: object) -> Any:
-        """The first value that a statement answers, asked again for a while if the server is away."""
+        """The first value that a statement returns; retried for a while if the server is down."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -154,7 +154,7 @@ class Shop:
 
 
 def free_port() -> int:
-    """A port that no client is given for its own end, even while its server is away."""
+    """A port outside the range of client ports, so that no client gets it while its server is down."""
     while True:
         with socket.socket() as probe:
             try:

@@ -1,4 +1,4 @@
-"""The soak: an hour at half the measured limit, with kills and retention; are memory and all tables flat? As a plot."""
+"""The soak: an hour at half the measured limit, with kills and pruning; its plot shows what grows."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from drill.shop import Connection, Shop
 mpl.use("svg")
 import matplotlib.pyplot as plt  # after use()
 
-# Chats that cannot be sent are the drill's matter; enough of them here that there are some at every kill.
+# Few bad chats, which the drill tests; but enough that there are some at every kill.
 BAD_SHARE = 0.001
 GAP_SECONDS = 15.0  # between two kills, on average
 LIMIT_SECONDS = 30.0
-SETTLE_SECONDS = 30.0  # in which the producers' pauses are set so that they send half of it
+SETTLE_SECONDS = 30.0  # for setting the producers' pauses so that they reach half the limit
 STEP_SECONDS = 2.0
 SAMPLE_SECONDS = 5.0
-KEEP_SHARE = 1 / 6  # of the time: what was sent earlier is pruned
+KEEP_SHARE = 1 / 6  # of the duration: chats sent earlier are pruned
 PRUNE_SECONDS = 5.0
 PRUNE_CHATS = 500
-PRUNE_SHARE = 4  # the pause after each, in times of what it took: as the worker does it
+PRUNE_SHARE = 4  # the pause after each transaction, in multiples of the time it took, as in the worker
 MEGABYTE = 1_000_000
 
 KILLS = [
@@ -44,14 +44,14 @@ KILLS = [
     Kind(faults.restart_fast),
     Kind(faults.restart_at_once),
 ]
-# prune() keeps a day at least, so its clock is set forward.
+# prune() keeps at least a day, so its clock is set forward.
 CLOCK = """
 select set_config('shoptalk.now', (clock_timestamp() + interval '1 day' - make_interval(secs => %s))::text, false)
 """
 PRUNE = "select (prune('1 day', %s)).more"
 TABLES = ("chat_queue", "conversations", "chat_failures", "chats", "sent_log")
-# As docs/deploy.md advises: a crash takes with it the counts by which autovacuum knows that it is due, and here is one
-# a minute, which is how long it sleeps by default.
+# As docs/deploy.md recommends. A crash loses the counts that tell autovacuum when to run, and here PostgreSQL crashes
+# about once a minute, which is autovacuum's default interval.
 AUTOVACUUM = "alter system set autovacuum_naptime = '15s'", "select pg_reload_conf()"
 SIZES = """
 select (select count(*) from chat_queue), (select coalesce(max(position), 0) from sent_log),
@@ -61,7 +61,7 @@ select (select count(*) from chat_queue), (select coalesce(max(position), 0) fro
 
 
 class Soak(Drill):
-    """The load is even, the faults are kills, and everything is sampled."""
+    """A drill with an even load and only kills, which samples everything."""
 
     def __init__(self, shop: Shop, seconds: float, seed: int, plot: Path) -> None:
         super().__init__(shop, seconds, seed, Plant())
@@ -69,14 +69,14 @@ class Soak(Drill):
         self.load.bad_share = BAD_SHARE
         self._samples: list[dict[str, float]] = []
         self._limit = 0.0
-        self._done = threading.Event()
+        self._stopping = threading.Event()
 
     def make_producers(self) -> list[Producer]:
-        """Without those whose transactions take their time: what others wait for is no limit of ours."""
-        return [one for one in super().make_producers() if not isinstance(one, LongSqlProducer)]
+        """Without the producers of slow transactions: the waits for their locks are not our limit."""
+        return [p for p in super().make_producers() if not isinstance(p, LongSqlProducer)]
 
     def wreck(self) -> None:
-        """Measures the limit, goes to half of it, and kills for as long as it is to last."""
+        """Measures the limit, reduces the load to half of it, and kills for the duration of the soak."""
         with self.shop.connect("drill soak") as session:
             for statement in AUTOVACUUM:
                 session.execute(statement)
@@ -87,8 +87,8 @@ class Soak(Drill):
         sampler.start()
         pruner.start()
         self.load.bad_until += time.monotonic() - self._began
-        self.execution.run(steps(self.seed, KILLS, GAP_SECONDS), self.seconds, self.tell)
-        self._done.set()
+        self.execution.run(steps(self.seed, KILLS, GAP_SECONDS), self.seconds, self.record)
+        self._stopping.set()
         sampler.join()
         pruner.join()
         self._write()
@@ -99,14 +99,14 @@ class Soak(Drill):
         return (len(self.ledger.accepted) - before) / (time.monotonic() - began)
 
     def _measure_limit(self) -> float:
-        """Chats accepted a second by producers without a pause, with web, workers and all on this one machine."""
+        """Chats accepted per second with producers at full speed and everything on this one machine."""
         self.load.pace = "burst"
         limit = self._rate(LIMIT_SECONDS)
         print(f"limit {limit:,.0f} chats/s", flush=True)
         return limit
 
     def _settle(self, rate: float) -> None:
-        """Finds the pause that makes this rate."""
+        """Adjusts the producers' pause to this rate."""
         self.load.pauses["half"] = self.load.pauses["steady"]
         self.load.pace = "half"
         for _ in range(int(SETTLE_SECONDS / STEP_SECONDS)):
@@ -114,12 +114,12 @@ class Soak(Drill):
 
     def _sample(self) -> None:
         began = time.monotonic()
-        while not self._done.wait(SAMPLE_SECONDS):
+        while not self._stopping.wait(SAMPLE_SECONDS):
             try:
                 with self.shop.connect("drill soak") as session:
                     row: Any = session.execute(SIZES, [list(TABLES)]).fetchone()
             except psycopg.Error:
-                continue  # it is being restarted
+                continue  # the server is being restarted
             sample = {"seconds": time.monotonic() - began, "accepted": len(self.ledger.accepted)}
             sample |= {"waiting": row[0], "sent": row[1], "sessions": row[2]}
             sample |= {f"{table} MB": size / MEGABYTE for table, size in zip(TABLES, row[3], strict=True)}
@@ -128,8 +128,8 @@ class Soak(Drill):
             self._samples.append(sample)
 
     def _prune(self) -> None:
-        """Retention, in minutes instead of days."""
-        while not self._done.wait(PRUNE_SECONDS):
+        """Prunes by minutes instead of days."""
+        while not self._stopping.wait(PRUNE_SECONDS):
             try:
                 with self.shop.connect("drill pruner") as session:
                     self._prune_some(session)
@@ -139,14 +139,14 @@ class Soak(Drill):
     def _prune_some(self, session: Connection) -> None:
         session.execute(CLOCK, [self.seconds * KEEP_SHARE])
         more = True
-        while more and not self._done.is_set():
+        while more and not self._stopping.is_set():
             began = time.monotonic()
             row = session.execute(PRUNE, [PRUNE_CHATS]).fetchone()
             more = bool(row and row[0])
-            self._done.wait(PRUNE_SHARE * (time.monotonic() - began))
+            self._stopping.wait(PRUNE_SHARE * (time.monotonic() - began))
 
     def _write(self) -> None:
-        """The samples beside the plot, and the plot."""
+        """Writes the samples as .csv, and the plot."""
         with self._plot.with_suffix(".csv").open("w", newline="") as file:
             table = csv.DictWriter(file, self._samples[0].keys(), lineterminator="\n")
             table.writeheader()
@@ -155,7 +155,7 @@ class Soak(Drill):
 
 
 def draw(samples: list[dict[str, float]], limit: float, plot: Path) -> None:
-    """Rate and backlog, memory, the tables of what is under way, and those of what is kept."""
+    """Draws rate and backlog, memory, the small tables, and the tables that keep every chat."""
     mpl.rcParams["svg.hashsalt"] = "shoptalk"
     minutes = [sample["seconds"] / 60 for sample in samples]
     figure, axes = plt.subplots(4, 1, figsize=(9, 11), sharex=True, layout="constrained")
@@ -177,7 +177,7 @@ def draw(samples: list[dict[str, float]], limit: float, plot: Path) -> None:
         axis.set_ylabel(label)
     axes[3].set_xlabel("minutes")
     for axis in axes:
-        axis.set_ylim(0, axis.get_ylim()[1] * 1.2)  # above the lines, the legend
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.2)  # leaves room for the legend
         axis.grid(alpha=0.3)
         axis.legend(loc="upper left", ncols=3)
     waiting.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""Many open streams, read by one thread: what each of them got, and how late."""
+"""Many open streams, read by one thread: what each received, and with what delay."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ import threading
 import time
 
 PATIENCE_SECONDS = 60
-BEGIN_TOGETHER = 50  # streams opened before the first of them must have begun
+PENDING = 50  # streams that are opened before the first of them must have started
 
 
 class Streams(threading.Thread):
-    """Streams by conversation. None comes back when it is cut: nothing hides what a node leaves out."""
+    """Streams of conversations. A cut stream is not reopened, which would hide the chats that a node left out."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.seqs: dict[int, list[int]] = collections.defaultdict(list)  # of each stream, as they came
-        self.wants: dict[int, int] = {}  # its conversation
-        self.begun: set[int] = set()
-        self.ended: set[int] = set()
-        self.late: list[tuple[float, float]] = []  # (when it came, seconds after it was sent), of each event
-        self.strange: list[str] = []  # events of another conversation
+        self.seqs: dict[int, list[int]] = collections.defaultdict(list)  # by stream, as received
+        self.conversations: dict[int, int] = {}  # by stream
+        self.started: set[int] = set()
+        self.cut: set[int] = set()
+        self.delays: list[tuple[float, float]] = []  # by event: (when received, seconds since it was sent)
+        self.wrong_chats: list[str] = []  # events of another conversation
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._rest: dict[int, bytes] = collections.defaultdict(bytes)
-        self._done = threading.Event()
+        self._stopping = threading.Event()
 
     def open(self, port: int, conversation: int) -> None:
         """Opens one more stream."""
         connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
         number = connection.fileno()
-        self.wants[number] = conversation
+        self.conversations[number] = conversation
         self._sockets[number] = connection
         request = f"GET /v1/stream?conversation_id={conversation} HTTP/1.1\r\nHost: drill\r\n\r\n"
         connection.sendall(request.encode())
         self._poll.register(connection, select.EPOLLIN)
-        if len(self._sockets) % BEGIN_TOGETHER == 0:
-            self.await_begun()
+        if len(self._sockets) % PENDING == 0:
+            self.await_started()
 
-    def await_begun(self) -> None:
-        """Until every stream has begun. Raises TimeoutError."""
+    def await_started(self) -> None:
+        """Waits until every stream has started. Raises TimeoutError."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(self.begun) < len(self._sockets):
+        while len(self.started) < len(self._sockets):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(self.begun)} of {len(self._sockets)} streams have begun")
+                raise TimeoutError(f"{len(self.started)} of {len(self._sockets)} streams have started")
             time.sleep(0.01)
 
     def run(self) -> None:
-        """Reads until end()."""
-        while not self._done.is_set():
+        """Reads until stop()."""
+        while not self._stopping.is_set():
             for number, _ in self._poll.poll(0.2):
                 self._take(number)
 
-    def end(self) -> None:
-        """Ends it and the streams."""
-        self._done.set()
+    def stop(self) -> None:
+        """Stops the thread and closes the streams."""
+        self._stopping.set()
         self.join()
         self._poll.close()
         for connection in self._sockets.values():
@@ -70,18 +70,18 @@ class Streams(threading.Thread):
         except OSError:
             data = b""
         if not data:
-            self.ended.add(number)
+            self.cut.add(number)
             self._poll.unregister(number)
         *lines, self._rest[number] = (self._rest[number] + data).split(b"\n")
         for line in lines:
             if line.startswith(b"id:"):
-                self.begun.add(number)
+                self.started.add(number)
             elif line.startswith(b"data:") and b'"sent_at"' in line:
                 self._note(number, json.loads(line[5:]))
 
     def _note(self, number: int, chat: dict[str, object]) -> None:
         now = time.time()
-        self.late.append((now, now - dt.datetime.fromisoformat(str(chat["sent_at"])).timestamp()))
-        if chat["conversation_id"] != self.wants[number]:
-            self.strange.append(f"a stream of {self.wants[number]} got {chat}")
+        self.delays.append((now, now - dt.datetime.fromisoformat(str(chat["sent_at"])).timestamp()))
+        if chat["conversation_id"] != self.conversations[number]:
+            self.wrong_chats.append(f"a stream of {self.conversations[number]} got {chat}")
         self.seqs[number].append(int(str(chat["seq"])))

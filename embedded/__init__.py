@@ -1,4 +1,4 @@
-"""Shoptalk on one machine with nothing installed: PostgreSQL from a wheel, and the commands in bin/.
+"""Shoptalk on one machine without installing anything else: PostgreSQL from a wheel, and the commands in bin/.
 
-Only bin/ and the tests come here. Where DATABASE_URL is set, nothing in here is started or needed.
+Only bin/, the command line, drill, bench and the tests use it. If DATABASE_URL is set, it starts nothing.
 """

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL server of one data folder: make it, start it, stop it."""
+"""The embedded PostgreSQL server of one data folder: create it, start it, stop it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ STOP_SECONDS = 3
 
 
 def data_folder() -> Path:
-    """SHOPTALK_DATA, else `.data` in the checkout, else (root in a closed folder) one below /var/lib."""
+    """SHOPTALK_DATA, or `.data` in the checkout, or, if the server's account cannot reach that, one in /var/lib."""
     given = os.environ.get("SHOPTALK_DATA")
     if given:
         return Path(given).absolute()
     checkout = Path(__file__).parent.parent
-    if programs.reachable(checkout):
+    if programs.is_reachable(checkout):
         return checkout / ".data"
     return programs.STATE_FOLDER / ("data-" + hashlib.sha256(str(checkout).encode()).hexdigest()[:12])
 
 
 class Cluster:
-    """A server over a data folder, listening on 127.0.0.1 with a password; a context manager.
+    """A server on a data folder, listening on 127.0.0.1 with a password; a context manager.
 
-    One process at a time may have it started; others may read its `connection` meanwhile. Entering raises
-    programs.Unusable with what to do about it.
+    Only one process at a time can have it started; others can read its `connection` meanwhile. Entering raises
+    programs.EmbeddedServerError, whose text says what to do.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Cluster:
 
     @property
     def connection(self) -> dict[str, str]:
-        """Libpq's variables for the server as it was started last."""
+        """libpq's environment variables for the server as it was last started."""
         return {
             "PGHOST": "127.0.0.1",
             "PGPORT": self._port_file.read_text(),
@@ -61,12 +61,12 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """The same as a DATABASE_URL."""
-        c = self.connection
-        return f"postgresql://{NAME}:{c['PGPASSWORD']}@{c['PGHOST']}:{c['PGPORT']}/{NAME}"
+        """The same as a URL."""
+        server = self.connection
+        return f"postgresql://{NAME}:{server['PGPASSWORD']}@{server['PGHOST']}:{server['PGPORT']}/{NAME}"
 
     def is_in_use(self) -> bool:
-        """Whether another process has it started."""
+        """Whether another process has started it."""
         try:
             self._lock()
         except (BlockingIOError, FileNotFoundError):
@@ -79,14 +79,14 @@ class Cluster:
             self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
             self._lock()
         except BlockingIOError:
-            raise programs.Unusable(f"Shoptalk is running already on {self.folder}") from None
+            raise programs.EmbeddedServerError(f"Shoptalk is already running on {self.folder}") from None
         except PermissionError as error:
-            raise programs.Unusable(f"{error}: set SHOPTALK_DATA to a folder of your own") from None
+            raise programs.EmbeddedServerError(f"{error}: set SHOPTALK_DATA to a folder of your own") from None
         if not (self._data / "PG_VERSION").exists():
             self._initialize(programs.folder() / "initdb")
         owner = programs.account()
         if owner is not None and self._data.stat().st_uid != owner.pw_uid:
-            programs.give(self._data)  # `postgres` has come to be since, and is preferred
+            programs.give_ownership(self._data)  # the account `postgres`, which is preferred, was created since
         self.start()
         return self
 
@@ -95,7 +95,7 @@ class Cluster:
         os.close(self._lock_descriptor)
 
     def start(self, port: int = 0) -> None:
-        """Starts the server on the port, 0 for a free one, and waits until it answers."""
+        """Starts the server on the port (0: a free one), and waits until it accepts connections."""
         if not port:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -105,9 +105,9 @@ class Cluster:
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         with (self.folder / "server.log").open("ab") as log:
-            # A session of its own: Ctrl-C is for us, who end it last.
+            # In a session of its own, so that Ctrl-C reaches only us; we stop the server last.
             self._server = subprocess.Popen(
-                programs.becoming(command),
+                programs.run_as_server(command),
                 env=programs.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -115,13 +115,13 @@ class Cluster:
                 start_new_session=True,
             )
         self._port_file.write_text(str(port))
-        self._await()
+        self._await_ready()
 
     def stop(self) -> None:
-        """Ends the server: fast, and after a while at once (it then recovers at the next start)."""
+        """Stops the server: fast shutdown, then immediate (it recovers at the next start), then kill."""
         if self._server is not None:
-            for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-                self._server.send_signal(how)
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+                self._server.send_signal(number)
                 try:
                     self._server.wait(STOP_SECONDS)
                     break
@@ -129,15 +129,15 @@ class Cluster:
                     continue
 
     def is_alive(self) -> bool:
-        """Whether the server that we started is still there."""
+        """Whether the server that we started still runs."""
         return self._server is not None and self._server.poll() is None
 
     def processes(self) -> set[int]:
         """The process ids of the server."""
         if self._server is None or self._server.poll() is not None:
             return set()
-        family = psutil.Process(self._server.pid).children(recursive=True)
-        return {self._server.pid, *(process.pid for process in family)}
+        children = psutil.Process(self._server.pid).children(recursive=True)
+        return {self._server.pid, *(process.pid for process in children)}
 
     def _lock(self) -> None:
         self._lock_descriptor = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -148,33 +148,33 @@ class Cluster:
             raise
 
     def _initialize(self, initdb: Path) -> None:
-        """Makes the database cluster; a folder left half-made by a kill is made again."""
+        """Creates the database cluster. One that was left incomplete by a kill is created again."""
         password = self._password_file
         password.touch(mode=0o600)
         password.write_text(secrets.token_urlsafe(24))
-        making = self.folder / "postgres.making"
-        if making.exists():
-            subprocess.run(["rm", "-rf", str(making)], check=True)
-        making.mkdir(mode=0o700)
-        programs.give(making)
-        if not programs.reachable(making, "-w"):
-            raise programs.Unusable(
-                f"PostgreSQL's account cannot reach {self.folder}: set SHOPTALK_DATA to a folder that it can"
+        unfinished = self.folder / "postgres.unfinished"
+        if unfinished.exists():
+            subprocess.run(["rm", "-rf", str(unfinished)], check=True)
+        unfinished.mkdir(mode=0o700)
+        programs.give_ownership(unfinished)
+        if not programs.is_reachable(unfinished, "-w"):
+            raise programs.EmbeddedServerError(
+                f"PostgreSQL's account cannot access {self.folder}: set SHOPTALK_DATA to a folder that it can access"
             )
-        programs.give(password)
-        command = [str(initdb), "-D", str(making), "-U", NAME, "-A", "scram-sha-256", f"--pwfile={password}"]
+        programs.give_ownership(password)
+        command = [str(initdb), "-D", str(unfinished), "-U", NAME, "-A", "scram-sha-256", f"--pwfile={password}"]
         command += ["-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         done = subprocess.run(
-            programs.becoming([*command, "--no-instructions"]),
+            programs.run_as_server([*command, "--no-instructions"]),
             env=programs.environment(),
             capture_output=True,
             text=True,
         )
         if done.returncode != 0:
-            raise programs.Unusable(f"initdb failed: {done.stderr.strip()}")
-        making.rename(self._data)
+            raise programs.EmbeddedServerError(f"initdb failed: {done.stderr.strip()}")
+        unfinished.rename(self._data)
 
-    def _await(self) -> None:
+    def _await_ready(self) -> None:
         assert self._server is not None
         deadline = time.monotonic() + START_SECONDS
         conninfo = psycopg.conninfo.make_conninfo(self.url, dbname="postgres", connect_timeout=5)
@@ -187,5 +187,7 @@ class Cluster:
             except psycopg.OperationalError as error:
                 if self._server.poll() is not None or time.monotonic() > deadline:
                     self.stop()
-                    raise programs.Unusable(f"PostgreSQL did not start, see {self.folder}/server.log") from error
+                    raise programs.EmbeddedServerError(
+                        f"PostgreSQL did not start, see {self.folder}/server.log"
+                    ) from error
                 time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""bin/psql: psql on the very database that bin/run uses, whether that is running or not."""
+"""bin/psql: psql on the database that bin/run uses, whether bin/run is running or not."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from embedded.cluster import Cluster, data_folder
 
 
 def main() -> int:
-    """Runs psql with our arguments and answers its exit status."""
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for psql: it ends a query
+    """Runs psql with our arguments, and returns its exit status."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for psql: it cancels a query
     database_url = os.environ.get("DATABASE_URL")
     if database_url:
-        # A server of the user's may want TLS, which the embedded programs lack: the machine's psql first.
+        # The server may require TLS, which the embedded programs lack: so prefer the psql of this machine.
         program = shutil.which("psql") or str(programs.folder() / "psql")
         conninfo, password = _without_password(database_url)
         return subprocess.call([program, "-d", conninfo, *sys.argv[1:]], env=os.environ | password)
@@ -31,11 +31,11 @@ def main() -> int:
 
 
 def _without_password(database_url: str) -> tuple[str, dict[str, str]]:
-    """The URL without the password, for a command line that everybody can read, and that for the environment."""
+    """The connection string without the password, since command lines are public, and the password as environment."""
     try:
         parts = psycopg.conninfo.conninfo_to_dict(database_url)
     except psycopg.ProgrammingError:
-        raise programs.Unusable("DATABASE_URL cannot be read: percent-encode its password") from None
+        raise programs.EmbeddedServerError("DATABASE_URL is not a valid URL: percent-encode its password") from None
     password = parts.pop("password", None)
     rest = {name: str(part) for name, part in parts.items()}
     return psycopg.conninfo.make_conninfo(**rest), {"PGPASSWORD": str(password)} if password else {}
@@ -46,12 +46,12 @@ def _psql(cluster: Cluster) -> int:
     try:
         environment = others | cluster.connection
     except FileNotFoundError:
-        raise programs.Unusable("the server is being made just now, try again in a moment") from None
+        raise programs.EmbeddedServerError("the embedded server is just being created, try again in a moment") from None
     return subprocess.call([programs.folder() / "psql", *sys.argv[1:]], env=environment)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except programs.Unusable as error:
+    except programs.EmbeddedServerError as error:
         sys.exit(f"shoptalk: {error}")

@@ -1,4 +1,4 @@
-"""bin/run: the embedded server where it is needed, the schema, and the Procfile, in the foreground."""
+"""bin/run: the embedded server if there is no DATABASE_URL, the schema, and the Procfile, in the foreground."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ import psycopg
 
 from embedded import programs
 from embedded.cluster import Cluster, data_folder
-from sql.keys import insist_on_keys
+from sql.install import WrongSchema, prepare
+from sql.keys import require_keys
 from sql.log import configure
-from sql.schema import WrongSchema, prepare
 from sql.settings import BadSetting, Settings
+from sql.upgrade import migrate, upgrades
 
 CHECKOUT = Path(__file__).parent.parent
 STOP_SECONDS = 6  # honcho gives its processes 5
 
 
-class Ended(Exception):
-    """SIGINT, SIGTERM or SIGHUP came."""
+class StopRequested(Exception):
+    """SIGINT, SIGTERM or SIGHUP was received."""
 
 
 def main() -> int:
-    """Runs everything until it is told to end; the exit status is 0 then, honcho's otherwise."""
+    """Runs everything until a signal stops it; returns 0 then, otherwise honcho's exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _end)
+            signal.signal(number, _request_stop)
     programs.adopt_orphans()
     try:
         configure()
         settings = Settings.from_environment()
-        _insist_on_free_port(settings)
+        _require_free_port(settings)
         with contextlib.ExitStack() as stack:
             cluster = None
             if not settings.database_url:
@@ -51,24 +52,27 @@ def main() -> int:
                 print("starting the embedded PostgreSQL", flush=True)
                 cluster = stack.enter_context(Cluster(data_folder()))
                 os.environ["DATABASE_URL"] = cluster.url
-                os.environ.pop("SHOPTALK_LISTEN_URL", None)
-            prepare(os.environ.get("SHOPTALK_LISTEN_URL") or os.environ["DATABASE_URL"])
-            insist_on_keys(dataclasses.replace(settings, database_url=os.environ["DATABASE_URL"]))
+                os.environ.pop("SHOPTALK_DIRECT_URL", None)
+            if cluster:
+                migrate(cluster.url, upgrades())  # our own server's schema is ours to keep up to date
+            else:
+                prepare(settings.direct_url)
+            require_keys(dataclasses.replace(settings, database_url=os.environ["DATABASE_URL"]))
             return _run_procfile(settings, cluster)
-    except Ended:
+    except StopRequested:
         return 0
-    except (BadSetting, WrongSchema, programs.Unusable, psycopg.Error) as error:
+    except (BadSetting, WrongSchema, programs.EmbeddedServerError, psycopg.Error) as error:
         print(f"shoptalk: {error}", file=sys.stderr)
         return 1
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _request_stop(number: int, frame: FrameType | None) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)  # once is enough; a second Ctrl-C must not leave things behind
-    raise Ended
+        signal.signal(ignored, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the cleanup
+    raise StopRequested
 
 
-def _insist_on_free_port(settings: Settings) -> None:
+def _require_free_port(settings: Settings) -> None:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -83,12 +87,13 @@ def _run_procfile(settings: Settings, cluster: Cluster | None) -> int:
     command = [sys.executable, "-m", "honcho", "start", "-e", os.devnull, "-f", str(CHECKOUT / "Procfile"), "-d"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     env = os.environ | {"PORT": str(settings.port), "PATH": path, "PYTHONUNBUFFERED": "1"}
-    honcho = subprocess.Popen(programs.ending_with_us([*command, str(CHECKOUT)]), env=env, start_new_session=True)
+    honcho = subprocess.Popen(programs.end_with_us([*command, str(CHECKOUT)]), env=env, start_new_session=True)
     try:
-        threading.Thread(target=_announce, args=[settings, honcho], daemon=True).start()
+        threading.Thread(target=_print_url, args=[settings, honcho], daemon=True).start()
         while honcho.poll() is None:
             if cluster is not None and not cluster.is_alive():
-                raise programs.Unusable(f"PostgreSQL has ended by itself, see {cluster.folder}/server.log")
+                log = cluster.folder / "server.log"
+                raise programs.EmbeddedServerError(f"PostgreSQL has stopped unexpectedly, see {log}")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 honcho.wait(1)
         return honcho.returncode
@@ -97,11 +102,11 @@ def _run_procfile(settings: Settings, cluster: Cluster | None) -> int:
         with contextlib.suppress(subprocess.TimeoutExpired):
             honcho.wait(STOP_SECONDS)
         honcho.kill()
-        _end_what_is_left(cluster)
+        _end_orphans(cluster)
 
 
-def _end_what_is_left(cluster: Cluster | None) -> None:
-    """Ends what honcho could not, having died itself: its terminal is closed, or somebody killed it."""
+def _end_orphans(cluster: Cluster | None) -> None:
+    """Ends the processes that honcho could not end because it died first: its terminal was closed, or it was killed."""
     spared = set() if cluster is None else cluster.processes()
     left = [p for p in psutil.Process().children(recursive=True) if p.pid not in spared]
     for end in (psutil.Process.terminate, psutil.Process.kill):
@@ -111,13 +116,13 @@ def _end_what_is_left(cluster: Cluster | None) -> None:
         left = psutil.wait_procs(left, timeout=2)[1]
 
 
-def _announce(settings: Settings, honcho: subprocess.Popen[bytes]) -> None:
-    """Prints the URL as soon as it answers."""
+def _print_url(settings: Settings, honcho: subprocess.Popen[bytes]) -> None:
+    """Prints the URL as soon as web answers."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
-    past_proxies = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is for other hosts
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is for other hosts
     while honcho.poll() is None:
-        with contextlib.suppress(OSError), past_proxies.open(f"{url}/readyz", timeout=5):
+        with contextlib.suppress(OSError), opener.open(f"{url}/readyz", timeout=5):
             print(f"Shoptalk is ready: {url}", flush=True)
             return
         time.sleep(0.1)

@@ -1,13 +1,13 @@
-// Sends a chat and follows its conversation, with what Node 18 has. Usage: node chat.mjs TEXT [COUNT]
+// Sends a chat and follows its conversation, with Node 18 and no package. Usage: node chat.mjs TEXT [COUNT]
 //
-// SHOPTALK_URL and SHOPTALK_KEY say where and who. Prints COUNT chats (1 unless told otherwise), from the first on.
+// SHOPTALK_URL and SHOPTALK_KEY say where, and as whom. Prints COUNT chats (default 1), from the first on.
 
 const { SHOPTALK_URL: url = "http://localhost:8000", SHOPTALK_KEY: key, CONVERSATION: conversationId = "7" } = process.env;
 const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
-const SILENCE_MS = 30_000; // something comes every 12 s: what is silent for so long is dead
+const SILENCE_MS = 30_000; // something comes every 12 s: a connection silent for this long is dead
 const seconds = (number) => new Promise((resolve) => setTimeout(resolve, number * 1000));
 
-// What the API answers. Comes again while it is away: with an id of ours, a repeat is accepted once.
+// The API's answer. Retries while the API is unavailable: because we chose the chat's id, a repeat is accepted once.
 async function call(method, path, body) {
   for (;;) {
     let wait = 1;
@@ -26,7 +26,7 @@ async function call(method, path, body) {
   }
 }
 
-// The conversation's chats from the first on, as they are sent. Comes back by its cursor, whatever is cut.
+// The conversation's chats from the first on, as they are sent. Reconnects with its cursor after any failure.
 async function* follow() {
   let cursor = "0";
   for (;;) {
@@ -50,7 +50,7 @@ async function* follow() {
         }
       }
     } catch {
-      // cut: on to the next
+      // connection lost: try the next
     } finally {
       clearTimeout(timer);
     }
@@ -62,7 +62,7 @@ const [text, count = "1"] = process.argv.slice(2);
 await call("POST", "/v1/clients", { client_id: 1, username: "Ann", location: "Oslo" });
 await call("POST", "/v1/operators", { operator_id: 1, operator_name: "Olga", operator_group: "day", store_id: 1 });
 await call("POST", "/v1/chats", {
-  chat_id: 2 ** 52 + Math.floor(Math.random() * 2 ** 52), // of ours, so that it may be repeated
+  chat_id: 2 ** 52 + Math.floor(Math.random() * 2 ** 52), // chosen here, so that the request can be repeated
   conversation_id: Number(conversationId), client_id: 1, operator_id: 1, payload: text,
 });
 let number = 0;

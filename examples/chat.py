@@ -1,6 +1,6 @@
 """Sends a chat and follows its conversation, with Python's standard library. Usage: chat.py TEXT [COUNT]
 
-SHOPTALK_URL and SHOPTALK_KEY say where and who. Prints COUNT chats (1 unless told otherwise), from the first on.
+SHOPTALK_URL and SHOPTALK_KEY say where, and as whom. Prints COUNT chats (default 1), from the first on.
 """
 
 import http.client
@@ -19,7 +19,7 @@ if "SHOPTALK_KEY" in os.environ:
 
 
 def call(method, path, body=None):
-    """What the API answers. Comes again while it is away: with an id of ours, a repeat is accepted once."""
+    """Return the API's answer. Retries while the API is unavailable: we chose the id, so a repeat is accepted once."""
     while True:
         request = urllib.request.Request(URL + path, body and json.dumps(body).encode(), HEADERS, method=method)
         try:
@@ -34,7 +34,7 @@ def call(method, path, body=None):
 
 
 def follow(conversation_id):
-    """The conversation's chats from the first on, as they are sent. Comes back by its cursor, whatever is cut."""
+    """Yield the conversation's chats from the first on, as they are sent. Reconnects with its cursor."""
     cursor = "0"
     while True:
         headers = HEADERS | {"Last-Event-ID": cursor}
@@ -50,13 +50,13 @@ def follow(conversation_id):
                         if event.get("event") == "chat":
                             yield json.loads(event["data"])
                         event = {}
-        except (OSError, http.client.HTTPException):  # the latter: cut inside a chunk
+        except (OSError, http.client.HTTPException):  # the latter: the connection ended inside a chunk
             pass
         time.sleep(1)
 
 
 def main(text, count="1"):
-    """A client, an operator, a chat, and what comes of it."""
+    """Add a client and an operator, send a chat, and print the conversation."""
     call("POST", "/v1/clients", {"client_id": 1, "username": "Ann", "location": "Oslo"})
     operator = {"operator_id": 1, "operator_name": "Olga", "operator_group": "day", "store_id": 1}
     call("POST", "/v1/operators", operator)

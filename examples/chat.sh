@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sends a chat and follows its conversation, with curl. Usage: chat.sh TEXT [COUNT]
 #
-# SHOPTALK_URL and SHOPTALK_KEY say where and who. Prints COUNT chats (1 unless told otherwise) as JSON, from the first on.
+# SHOPTALK_URL and SHOPTALK_KEY say where, and as whom. Prints COUNT chats (default 1) as JSON, from the first on.
 set -eu
 url=${SHOPTALK_URL:-http://localhost:8000}
 conversation=${CONVERSATION:-7}
@@ -9,12 +9,12 @@ conversation=${CONVERSATION:-7}
 private=$(mktemp -d)
 curl=
 trap 'rm -rf "$private"; [ -z "$curl" ] || kill "$curl" 2>/dev/null || :' EXIT
-trap 'exit 1' HUP INT TERM # or it would end without the above
+trap 'exit 1' HUP INT TERM # without it, a signal would skip the cleanup above
 umask 077
-# The key in a file and not among curl's arguments, which every user of the machine can read. printf is the shell's own.
+# The key goes into a file, because every user of the machine can read curl's arguments. printf is a shell builtin.
 printf '%s\n' "${SHOPTALK_KEY:+Authorization: Bearer $SHOPTALK_KEY}" >"$private/key"
 
-# --retry: with an id of ours, a repeat is accepted once.
+# --retry is safe: we chose the chat's id, so a repeat is accepted once.
 call() { curl -sS --fail-with-body --max-time 30 --retry 10 --retry-connrefused -H "@$private/key" "$@"; }
 
 call "$url/v1/clients" -d client_id=1 -d username=Ann -d location=Oslo >/dev/null
@@ -23,8 +23,8 @@ chat_id=$((4503599627370496 + $(od -An -N4 -tu4 /dev/urandom)))
 call "$url/v1/chats" -d chat_id="$chat_id" -d conversation_id="$conversation" -d client_id=1 -d operator_id=1 \
     --data-urlencode "payload=$1" >/dev/null
 
-# The conversation's chats from the first on, as they are sent. Comes back by its cursor, whatever is cut.
-# --speed-*: something comes every 12 s; what is silent for 30 is dead.
+# The conversation's chats from the first on, as they are sent. Reconnects with its cursor after any failure.
+# --speed-*: something comes every 12 s; a connection silent for 30 s is dead.
 left=${2:-1}
 cursor=0
 mkfifo "$private/stream"
@@ -38,7 +38,7 @@ while :; do
             "event: "*) event=${line#event: } ;;
             "id: "*) id=${line#id: } ;;
             "data: "*) data=${line#data: } ;;
-            "") # an empty line ends the event: before it, it may still be cut
+            "") # an empty line ends the event; without it the event may be incomplete
                 cursor=${id:-$cursor}
                 if [ "$event" = chat ]; then
                     printf '%s\n' "$data"

@@ -1,5 +1,5 @@
-"""The relay process: carries the sent log out of the house, to webhooks, RabbitMQ and XMPP, and brings chats in.
+"""The relay process: delivers the sent log to webhooks, RabbitMQ and XMPP, and accepts chats from the latter two.
 
-`relay` watches the log and keeps a `channels.Channel` for each row of the table; `webhook`, `amqp` and `xmpp` are
-what is on the far side, each imported only where there is one.
+`relay` watches the log and keeps a `channels.Channel` for each row of the table `channels`. The transports are
+`webhook`, `amqp` and `xmpp`; each is imported only where it is used.
 """

@@ -1,4 +1,4 @@
-"""`python -m relay`: works on the channels until SIGTERM or SIGINT; sleeps where there are none."""
+"""`python -m relay`: works on the channels until SIGTERM or SIGINT; idle while there are none."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import sys
 import psycopg
 
 from relay.relay import Relay
+from sql.install import WrongSchema, check_version
 from sql.log import Log, configure
 from sql.metrics import serve
-from sql.schema import WrongSchema, check_version
 from sql.settings import BadSetting, Settings
 
 log = Log("relay")
@@ -24,27 +24,29 @@ async def run(settings: Settings) -> None:
     relay = Relay(settings)
     serve(settings.relay_metrics, settings.api_keys)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, relay.stop)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, relay.stop)
     log("started")
     await relay.run()
     log("stopped")
 
 
-def insist_on_extras(settings: Settings) -> None:
-    """Raises BadSetting where a setting needs a library that is not installed."""
+def require_extras(settings: Settings) -> None:
+    """Raises BadSetting if a setting needs a library that is not installed."""
     if settings.xmpp_component and importlib.util.find_spec("slixmpp") is None:
-        raise BadSetting("XMPP_COMPONENT needs what is not installed: bin/install.py requirements-xmpp.txt")
+        raise BadSetting(
+            "XMPP_COMPONENT is set but slixmpp is not installed; run: python3 bin/install.py requirements-xmpp.txt"
+        )
 
 
 def main() -> None:
     """Runs one relay in the foreground."""
     for noisy in ("aio_pika", "aiormq"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what goes wrong there is logged here, in one line
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # the relay logs their errors itself, in one line each
     try:
         configure()
         settings = Settings.from_environment()
-        insist_on_extras(settings)
+        require_extras(settings)
         check_version(settings.database_url)
     except (BadSetting, WrongSchema, psycopg.Error) as error:
         sys.exit(f"shoptalk: {error}")

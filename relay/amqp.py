@@ -1,4 +1,4 @@
-"""RabbitMQ: each sent chat to a topic exchange, confirmed; and beside it, what comes in."""
+"""RabbitMQ: publishes each sent chat to a topic exchange, with confirms; and runs the reader of inbound chats."""
 
 from __future__ import annotations
 
@@ -11,25 +11,33 @@ import aio_pika
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 
-from relay.broker import Broker, broker_backoff_seconds, declare, describe, disconnect, trouble
-from relay.channels import Outcome, Refused, Trouble, in_conversation_order
+from relay.broker import (
+    Broker,
+    BrokerLost,
+    broker_backoff_seconds,
+    declare,
+    describe,
+    disconnect,
+    raising_delivery_errors,
+)
 from relay.database import Database, Row
 from relay.inbound import Inbound
+from relay.transport import ChatRejected, Outcome, in_conversation_order
 from sql.database import query
 from sql.shapes import sent_chat
 
 EXCHANGE = "shoptalk"
 WINDOW = 200  # chats on their way at once, each of another conversation
 CONFIRM_TIMEOUT_SECONDS = 30.0
-REQUEUE_SECONDS = 60.0  # what no queue takes is tried again then: the queue may only be late
+REQUEUE_SECONDS = 60.0  # until a chat that no queue took is published again: the queue may be bound later
 
 
 class Amqp:
     """The exchange, and the queue of inbound chats."""
 
-    stays = True
-    batch = 500
-    reads = query("read_log_of_channel")
+    stays_connected = True
+    batch_size = 500
+    read_query = query("relay/read_log_of_channel")
 
     def __init__(self, urls: Sequence[str], database: Database) -> None:
         self._broker = Broker(urls)
@@ -39,11 +47,11 @@ class Amqp:
         self._loss: asyncio.Future[str]
 
     async def open(self, settings: dict[str, Any]) -> None:
-        """Connects, and makes what is not there yet."""
+        """Connects, and declares the exchange if it is missing."""
         self._loss = asyncio.get_running_loop().create_future()
         self._connection = await self._broker.connect("shoptalk relay")
         self._connection.close_callbacks.add(self._note_loss)
-        async with trouble():
+        async with raising_delivery_errors():
             await declare(
                 self._connection,
                 lambda channel, passive: channel.declare_exchange(
@@ -60,11 +68,11 @@ class Amqp:
             self._loss.set_result(describe(reason))
 
     async def lost(self) -> None:
-        """Until the connection or one of its channels is."""
-        raise Trouble(await asyncio.shield(self._loss))
+        """Raises BrokerLost when the connection or one of its AMQP channels is lost."""
+        raise BrokerLost(await asyncio.shield(self._loss))
 
     async def close(self) -> None:
-        """Disconnects: what came in and is not acknowledged goes back to its queue."""
+        """Disconnects. Inbound messages that are not acknowledged go back to their queue."""
         receiving, self._receiving = self._receiving, None
         connection, self._connection = self._connection, None
         if receiving is not None:
@@ -73,12 +81,12 @@ class Amqp:
         if connection is not None:
             await disconnect(connection)
 
-    def backoff_seconds(self, attempts: int) -> float:
-        """For ever: a broker comes back, and it is the shop's own."""
-        return broker_backoff_seconds(attempts)
+    def backoff_seconds(self, failures: int) -> float:
+        """Never gives up: a broker comes back, and it is the shop's own."""
+        return broker_backoff_seconds(failures)
 
-    async def deliver(self, chats: Sequence[Row], attempts: int, outcome: Outcome) -> None:
-        """Publishes each chat and waits for the broker's word on it."""
+    async def deliver(self, chats: Sequence[Row], failures: int, outcome: Outcome) -> None:
+        """Publishes each chat and waits for the broker's confirm."""
         await in_conversation_order(chats, self._publish, WINDOW, outcome)
 
     async def _publish(self, chat: Row) -> None:
@@ -94,7 +102,7 @@ class Amqp:
             headers={"position": chat.position},
         )
         try:
-            async with trouble(CONFIRM_TIMEOUT_SECONDS):
+            async with raising_delivery_errors(CONFIRM_TIMEOUT_SECONDS):
                 await self._exchange.publish(message, key, mandatory=True)
         except aiormq.exceptions.PublishError:
-            raise Refused(f"no queue is bound for {key}", REQUEUE_SECONDS) from None
+            raise ChatRejected(f"no queue is bound for {key}", REQUEUE_SECONDS) from None

@@ -1,7 +1,7 @@
-"""One channel: lease it, read the log on from its cursor, deliver a batch, and only then move the cursor.
+"""One channel: lease it, read the log from its cursor on, deliver a batch, and only then move the cursor.
 
-What all far sides share. A far side is asked to deliver a batch and says of each chat what became of it; that it
-was delivered once and the relay died before it could say so, makes a repeat with the same id.
+This is what all transports share. A transport delivers a batch and reports the outcome for each chat. If the relay dies
+between a delivery and its commit, the chat is delivered again, with the same id.
 """
 
 from __future__ import annotations
@@ -9,111 +9,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
 from relay.database import Database, Row
 from relay.metrics import DELIVERIES, DELIVERY_SECONDS, LEASES_LOST
-from sql.database import query
+from relay.progress import Progress
+from relay.transport import DeliveryError, Outcome, Transport
+from sql.database import call, query
 from sql.log import Log
 
 log = Log("relay")
 
-LEASE_SECONDS = 6.0  # how long a killed relay's channels wait for the next relay
+LEASE_SECONDS = 6.0  # how long the channels of a killed relay wait for another one
 RENEW_SECONDS = 2.0
-WINDOW = 20_000  # positions of the log that one read goes over
 DATABASE_PAUSE_SECONDS = 1.0
-BACKOFF_SECONDS = (0.5, 60.0)  # the first and the longest wait, doubling; a far side may have its own
 
-
-class Trouble(Exception):
-    """The far side cannot take chats now. None of what was not confirmed counts as delivered."""
-
-    def __init__(self, reason: str, retry_seconds: float | None = None, disable: bool = False) -> None:
-        super().__init__(reason)
-        self.retry_seconds = retry_seconds  # as the far side asked for; None: the channel's own backoff
-        self.disable = disable  # and it never will: nobody tries again until a person says so
-
-
-class Refused(Exception):
-    """The far side will never take this chat; the others may go on."""
-
-    def __init__(self, reason: str, requeue_seconds: float | None = None) -> None:
-        super().__init__(reason)
-        self.requeue_seconds = requeue_seconds  # it may later after all
-
-
-@dataclass
-class Outcome:
-    """What became of a batch. A position in neither `done` nor `refused` is to be delivered again."""
-
-    done: set[int] = field(default_factory=set)
-    refused: dict[int, Refused] = field(default_factory=dict)
-    trouble: Trouble | None = None
-    stopped: bool = False  # by us: no more are to be begun
-    tried: list[dict[str, Any]] = field(default_factory=list)  # a webhook's attempts, kept for a look
-
-
-class FarSide(Protocol):
-    """Where a channel leads."""
-
-    stays: bool  # the connection, and so the lease, is kept while there is nothing to do
-    batch: int  # chats at once
-    reads: sa.TextClause  # how it reads the log
-
-    async def open(self, settings: dict[str, Any]) -> None:
-        """Connects. Raises Trouble. Called again, with the settings as they are now, for each lease."""
-
-    async def deliver(self, chats: Sequence[Row], attempts: int, outcome: Outcome) -> None:
-        """Delivers chats, each conversation's in order, and notes it. attempts: of the channel, failed in a row."""
-
-    async def lost(self) -> None:
-        """Returns never, or raises Trouble when the connection is lost."""
-
-    async def close(self) -> None:
-        """Disconnects. Must be harmless at any time."""
-
-    def backoff_seconds(self, attempts: int) -> float | None:
-        """How long to wait after so many failed attempts in a row; None: give up and disable the channel."""
-
-
-async def in_conversation_order(
-    chats: Sequence[Row], send: Callable[[Row], Awaitable[None]], width: int, outcome: Outcome
-) -> None:
-    """Sends up to `width` chats at once, but of a conversation never the next before the last is confirmed.
-
-    So a chat that is refused or lost can never be overtaken by a later one of its conversation. `send` raises
-    Refused and Trouble; after trouble, or once stopped, no more are begun.
-    """
-    places = asyncio.Semaphore(width)
-    conversations = defaultdict(list)
-    for chat in chats:
-        conversations[chat.conversation_id].append(chat)
-
-    async def send_one_after_the_other(own: list[Row]) -> None:
-        for chat in own:
-            async with places:
-                if outcome.trouble is not None or outcome.stopped:
-                    return
-                try:
-                    await send(chat)
-                    outcome.done.add(chat.position)
-                except Refused as refused:
-                    outcome.refused[chat.position] = refused
-                except Trouble as trouble:
-                    outcome.trouble = outcome.trouble or trouble
-                    return
-                except Exception as error:
-                    # Ours to mend; without this the others would go on behind a turn that has ended.
-                    log("channel_failed", traceback=True)
-                    outcome.trouble = outcome.trouble or Trouble(f"a fault of ours: {type(error).__name__}")
-                    return
-
-    await asyncio.gather(*map(send_one_after_the_other, conversations.values()))
+# The database is unavailable, read-only or overloaded.
+OUTAGES = (
+    sa.exc.OperationalError, sa.exc.InternalError, sa.exc.InterfaceError, sa.exc.TimeoutError,
+    sa.exc.InvalidRequestError,  # the pool, after two dead connections in a row
+)  # fmt: skip
 
 
 class Tail:
@@ -123,130 +40,132 @@ class Tail:
 
 
 class Channel:
-    """One channel as this relay sees it; `run()` works on it until it is cancelled."""
+    """One channel in this relay; `run()` works on it until it is cancelled."""
 
-    def __init__(self, row: Row, far_side: FarSide, database: Database, tail: Tail, owner: str) -> None:
+    def __init__(self, row: Row, transport: Transport, database: Database, tail: Tail, owner: str) -> None:
         self.channel_id, self.store_id, self.name = row.channel_id, row.store_id, row.name
-        self._far_side, self._database, self._tail, self._owner = far_side, database, tail, owner
-        self._work = asyncio.Event()  # there may be something to do
-        self._again = asyncio.Event()  # and do not wait for the time that was set
+        self._transport, self._database, self._tail, self._owner = transport, database, tail, owner
+        self._has_work = asyncio.Event()  # there may be something to do
+        self._retry_now = asyncio.Event()  # ends the wait between two turns early
         self._stopping = self._waiting = False
         self._outcome = Outcome()  # of the batch on its way
-        self._requeued = True  # dead letters may be waiting for another try
-        self._version, self._changed = row.version, False  # of its settings; and they are others than the lease's
+        self._has_requeued = True  # dead letters may be due again
+        self._version, self._is_outdated = row.version, False  # of the settings; the lease has older ones
         self.caught_up = False
-        self._seen: int = row.cursor  # looked through up to here
-        self.token: int = row.token  # of our last lease: it says whether `_seen` still holds
-        self._beyond: set[int] = set()  # delivered, but an earlier one is not yet
-        self._cursor, self._attempts = self._seen, 0  # as the table has them
-        self._work.set()
+        self.token: int = row.token  # of our last lease: tells whether `_progress` is still valid
+        self._progress = Progress.starting_at(row.cursor)
+        self._failures = 0  # in a row, as in the table
+        self._has_work.set()
 
-    def tell(self, since: int) -> None:
-        """The log has something for it, after `since`; before that it had nothing new."""
+    def notify(self, since: int) -> None:
+        """The log has something for the channel after the position `since`, and had nothing new before it."""
         if self.caught_up:
-            self._seen = max(self._seen, since)
+            self._progress = self._progress.mark_seen(since)
             self.caught_up = False
-        self._work.set()
+        self._has_work.set()
 
     def compare(self, row: Row) -> None:
-        """Looks at once, whatever was agreed, where somebody has changed the channel in the table."""
+        """Starts a turn at once, even during a backoff, if the channel was changed in the table."""
         if row.version != self._version:
-            self._version, self._changed = row.version, True
-        if not (self._changed or row.requeued or row.token != self.token or (self._waiting and not row.wait_seconds)):
+            self._version, self._is_outdated = row.version, True
+        is_due = self._waiting and not row.wait_seconds
+        if not (self._is_outdated or row.requeued or row.token != self.token or is_due):
             return
-        self._requeued = self._requeued or row.requeued
+        self._has_requeued = self._has_requeued or row.requeued
         self.caught_up = False
-        self._work.set()
-        self._again.set()
+        self._has_work.set()
+        self._retry_now.set()
 
     def stop(self) -> None:
-        """Lets the chats on their way arrive, begins no more, and then ends run()."""
+        """Lets the chats on their way arrive, starts no more, and then ends run()."""
         self._stopping = self._outcome.stopped = True
-        self._work.set()
-        self._again.set()
+        self._has_work.set()
+        self._retry_now.set()
 
     async def run(self) -> None:
-        """Works on the channel whenever there is something to do and the lease can be had."""
+        """Works on the channel whenever there is work and the lease is free."""
         try:
             await self._run()
         finally:
-            await self._far_side.close()
+            await self._transport.close()
 
     async def _run(self) -> None:
         while not self._stopping:
-            await self._work.wait()
-            self._again.clear()
+            await self._has_work.wait()
+            self._retry_now.clear()
             wait: float | None = DATABASE_PAUSE_SECONDS
             try:
-                wait = await self._turn()
-            except sa.exc.SQLAlchemyError:
-                pass  # the relay's own loop logs that the database is away
+                wait = await self._take_turn()
+            except OUTAGES:
+                pass  # the relay's own loop logs it
             except Exception:
-                # Ours to mend; the others go on meanwhile.
+                # A bug of ours, for example a statement that is wrong. The other channels continue.
                 log("channel_failed", traceback=True, store_id=self.store_id, channel=self.name)
             if wait is not None:
-                self.caught_up = False
-                self._work.set()
-                self._waiting = True
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._again.wait(), wait)
-                self._waiting = False
+                await self._wait(wait)
 
-    async def _turn(self) -> float | None:
-        """Leases the channel and works on it; answers how long to wait for the next turn, None: until there is work."""
-        self._changed = False
+    async def _wait(self, seconds: float) -> None:
+        self.caught_up = False
+        self._has_work.set()
+        self._waiting = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._retry_now.wait(), seconds)
+        self._waiting = False
+
+    async def _take_turn(self) -> float | None:
+        """Leases the channel and works on it. Returns the seconds until the next turn; None: when there is work."""
+        self._is_outdated = False
         lease = await self._database.one(
-            query("lease_channel"), channel_id=self.channel_id, owner=self._owner, seconds=LEASE_SECONDS
+            *call("lease_channel", channel_id=self.channel_id, owner=self._owner, seconds=LEASE_SECONDS)
         )
         if lease is None:
-            row = await self._database.one(query("channel_wait"), channel_id=self.channel_id)
+            row = await self._database.one(query("relay/channel_wait"), channel_id=self.channel_id)
             return LEASE_SECONDS if row is None else row.seconds + 0.1
-        if lease.token != self.token + 1 or lease.cursor > self._seen:
-            self._seen, self._beyond = lease.cursor, set()
-        self.token, self._cursor, self._attempts = lease.token, lease.cursor, lease.attempts
-        working = asyncio.ensure_future(self._work_on(lease))
-        keeping = asyncio.ensure_future(self._keep(lease))
+        self._progress = self._progress.resume(lease.cursor, is_unbroken=lease.token == self.token + 1)
+        self.token, self._failures = lease.token, lease.consecutive_failures
+        working = asyncio.ensure_future(self._work(lease))
+        renewing = asyncio.ensure_future(self._renew(lease))
         try:
-            await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working, renewing}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
             LEASES_LOST.inc()
             log("lease_lost", store_id=self.store_id, channel=self.name)
             return 0.0
         finally:
-            for task in (working, keeping):
+            for task in (working, renewing):
                 task.cancel()
-            await asyncio.gather(working, keeping, return_exceptions=True)
+            await asyncio.gather(working, renewing, return_exceptions=True)
 
-    async def _keep(self, lease: Row) -> None:
+    async def _renew(self, lease: Row) -> None:
         """Renews the lease; returns once it is lost."""
-        known = True
-        while known:
+        is_ours = True
+        while is_ours:
             await asyncio.sleep(RENEW_SECONDS)
-            known = await self._database.renew_lease(self.channel_id, lease.token, LEASE_SECONDS)
+            is_ours = await self._database.renew_lease(self.channel_id, lease.token, LEASE_SECONDS)
 
-    async def _work_on(self, lease: Row) -> float | None:
-        """Delivers what there is, and (where the far side stays connected) what comes; answers as _turn() does."""
+    async def _work(self, lease: Row) -> float | None:
+        """Delivers everything there is and, if the transport stays connected, what follows. Returns as _take_turn()."""
         try:
-            await self._far_side.open(lease.settings)
-            while not self._stopping and not self._changed:
-                self._work.clear()
+            await self._transport.open(lease.settings)
+            while not self._stopping and not self._is_outdated:
+                self._has_work.clear()
                 if await self._deliver_batch(lease):
                     continue
-                if not self._far_side.stays:
+                if not self._transport.stays_connected:
                     break
-                await self._idle()
-        except Trouble as trouble:
-            return await self._put_off(lease, trouble)
+                await self._wait_for_work()
+        except DeliveryError as error:
+            return await self._back_off(lease, error)
         finally:
-            if self._far_side.stays:
-                await asyncio.shield(self._far_side.close())
-        await self._database.rows(query("release_lease"), channel_id=self.channel_id, token=lease.token)
-        return 0.0 if self._changed else None
+            if self._transport.stays_connected:
+                await asyncio.shield(self._transport.close())
+        await self._database.rows(*call("return_lease", channel_id=self.channel_id, token=lease.token))
+        return 0.0 if self._is_outdated else None
 
-    async def _idle(self) -> None:
-        """Waits for work. Raises Trouble when the far side's connection is lost meanwhile."""
-        work, lost = asyncio.ensure_future(self._work.wait()), asyncio.ensure_future(self._far_side.lost())
+    async def _wait_for_work(self) -> None:
+        """Raises DeliveryError if the transport loses its connection meanwhile."""
+        work, lost = asyncio.ensure_future(self._has_work.wait()), asyncio.ensure_future(self._transport.lost())
         try:
             await asyncio.wait({work, lost}, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
@@ -256,93 +175,101 @@ class Channel:
             lost.cancel()
 
     async def _deliver_batch(self, lease: Row) -> bool:
-        """Delivers one batch, dead letters that wait for another try first; false: there was nothing."""
-        if self._requeued:
-            chats = await self._database.rows(
-                query("read_requeued"), channel_id=self.channel_id, page=self._far_side.batch
-            )
-            if chats:
-                await self._settle(lease, await self._deliver(chats), chats, 0)
-                return True
-            self._requeued = False
-        until = min(self._seen + WINDOW, self._tail.position)
-        if until <= self._seen:
+        """Delivers one batch, requeued dead letters first; false: there was nothing to deliver."""
+        return await self._deliver_requeued(lease) or await self._deliver_window(lease)
+
+    async def _deliver_requeued(self, lease: Row) -> bool:
+        if not self._has_requeued:
+            return False
+        chats = await self._database.rows(
+            query("relay/read_requeued"), channel_id=self.channel_id, page=self._transport.batch_size
+        )
+        if chats:
+            await self._settle(lease, await self._deliver(chats), chats, 0)
+        else:
+            self._has_requeued = False
+        return bool(chats)
+
+    async def _deliver_window(self, lease: Row) -> bool:
+        """Delivers the next batch of the log, or finds that a window of it has nothing for the channel."""
+        seen, limit = self._progress.seen, self._transport.batch_size
+        until = self._progress.read_until(self._tail.position)
+        if until <= seen:
             self.caught_up = True
             return False
         chats = await self._database.rows(
-            self._far_side.reads, after=self._seen, until=until, page=self._far_side.batch, store_id=self.store_id
+            self._transport.read_query, after=seen, until=until, page=limit, store_id=self.store_id
         )
-        if len(chats) == self._far_side.batch:
+        if len(chats) == limit:
             until = chats[-1].position
         if chats:
-            undelivered = [chat for chat in chats if chat.position not in self._beyond]
-            await self._settle(lease, await self._deliver(undelivered), chats, until)
-        self._seen = until
+            unsettled = [chat for chat in chats if not self._progress.is_settled(chat.position)]
+            await self._settle(lease, await self._deliver(unsettled), chats, until)
+        self._progress = self._progress.mark_seen(until)
         return True
 
     async def _deliver(self, chats: Sequence[Row]) -> Outcome:
         self._outcome = Outcome(stopped=self._stopping)
         with DELIVERY_SECONDS.time():
-            await self._far_side.deliver(chats, self._attempts, self._outcome)
+            await self._transport.deliver(chats, self._failures, self._outcome)
         return self._outcome
 
-    async def _settle(self, lease: Row, outcome: Outcome, chats: Sequence[Row], upto: int) -> None:
-        """Moves the cursor over what is done. Raises Trouble where there was some, or the lease is lost."""
-        self._beyond |= outcome.done | outcome.refused.keys()
-        open_ = [chat.position for chat in chats if chat.position not in self._beyond]
-        upto = min(upto, open_[0] - 1) if open_ else upto
-        self._beyond = {position for position in self._beyond if position > upto}
-        if outcome.trouble is None or upto > self._cursor:
-            self._attempts = 0
-        self._cursor = max(self._cursor, upto)
+    async def _settle(self, lease: Row, outcome: Outcome, chats: Sequence[Row], until: int) -> None:
+        """Commits the outcome and the new cursor. Raises DeliveryError if there was one, or if the lease is lost."""
+        positions = [chat.position for chat in chats]
+        progress = self._progress.settle(positions, outcome.delivered | outcome.rejected.keys(), until)
+        if outcome.error is None or progress.cursor > self._progress.cursor:
+            self._failures = 0
         row = await self._database.one(
-            query("settle_batch"),
-            channel_id=self.channel_id,
-            token=lease.token,
-            upto=upto,
-            attempts=self._attempts,
-            done=sorted(outcome.done),
-            refused=json.dumps(
-                [
-                    {
-                        "position": c.position,
-                        "chat_id": c.chat_id,
-                        "reason": str(outcome.refused[c.position]),
-                        "requeue_seconds": outcome.refused[c.position].requeue_seconds,
-                    }
-                    for c in chats
-                    if c.position in outcome.refused
-                ]
-            ),
-            tried=json.dumps(outcome.tried),
+            *call(
+                "settle_batch",
+                channel_id=self.channel_id,
+                token=lease.token,
+                upto=progress.cursor,
+                consecutive_failures=self._failures,
+                done=sorted(outcome.delivered),
+                refused=json.dumps(outcome.dead_letters(chats)),
+                tried=json.dumps(outcome.attempts),
+            )
         )
         if row is None or not row[0]:
-            raise Trouble("the lease is lost", 0)
-        DELIVERIES.labels("delivered").inc(len(outcome.done))
-        DELIVERIES.labels("refused").inc(len(outcome.refused))
+            raise DeliveryError("the lease is lost", 0)
+        self._progress = progress
+        self._report(outcome, chats)
+        if outcome.error is not None:
+            self._progress = progress.mark_seen(progress.cursor)
+            raise outcome.error
+
+    def _report(self, outcome: Outcome, chats: Sequence[Row]) -> None:
+        """Counts the chats of a batch, and logs the rejected ones."""
+        DELIVERIES.labels("delivered").inc(len(outcome.delivered))
+        DELIVERIES.labels("refused").inc(len(outcome.rejected))
         for chat in chats:
-            if chat.position in outcome.refused:
+            if chat.position in outcome.rejected:
                 log(
                     "chat_refused", store_id=self.store_id, channel=self.name, chat_id=chat.chat_id,
-                    conversation_id=chat.conversation_id, seq=chat.seq, reason=outcome.refused[chat.position],
+                    conversation_id=chat.conversation_id, seq=chat.seq, reason=outcome.rejected[chat.position],
                 )  # fmt: skip
-        if outcome.trouble is not None:
-            self._seen = max(self._seen, upto)
-            raise outcome.trouble
 
-    async def _put_off(self, lease: Row, trouble: Trouble) -> float:
-        """Notes a failure, gives the lease back, and answers how long to wait."""
-        seconds = self._far_side.backoff_seconds(self._attempts)
-        # Who says when to come again is not given up.
-        disable = trouble.disable or (seconds is None and trouble.retry_seconds is None)
-        seconds = max(seconds or 0.0, 0.0) if trouble.retry_seconds is None else trouble.retry_seconds
+    async def _back_off(self, lease: Row, error: DeliveryError) -> float:
+        """Records a failure, returns the lease, and returns the seconds until the next turn."""
+        backoff = self._transport.backoff_seconds(self._failures)
+        # A receiver that names a time for the next attempt is not given up.
+        disable = error.disable or (backoff is None and error.retry_seconds is None)
+        seconds = max(backoff or 0.0, 0.0) if error.retry_seconds is None else error.retry_seconds
         DELIVERIES.labels("failed").inc()
         log(
-            "delivery_failed", store_id=self.store_id, channel=self.name, attempts=self._attempts + 1,
-            next_seconds=seconds, disabled=disable, reason=trouble,
+            "delivery_failed", store_id=self.store_id, channel=self.name, attempts=self._failures + 1,
+            next_seconds=seconds, disabled=disable, reason=error,
         )  # fmt: skip
         await self._database.rows(
-            query("put_off_channel"),
-            channel_id=self.channel_id, token=lease.token, reason=str(trouble)[:500], seconds=seconds, disable=disable,
-        )  # fmt: skip
+            *call(
+                "put_off_channel",
+                channel_id=self.channel_id,
+                token=lease.token,
+                reason=str(error)[:500],
+                seconds=seconds,
+                disable=disable,
+            )
+        )
         return seconds

@@ -1,4 +1,4 @@
-"""The database as the relay's event loop sees it: statements in threads, NOTIFY as something to wait for."""
+"""The database for the relay's event loop: statements run in threads, and a listener waits for NOTIFY."""
 
 from __future__ import annotations
 
@@ -10,77 +10,82 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from sql.database import connect_async, make_engine, query
+from sql.database import call, connect_async, make_engine
 from sql.metrics import listener_is_lost, listener_is_up
 
-CONNECTIONS = 4  # and as many threads: a statement never waits for a connection. One more is for the leases
+CONNECTIONS = 4  # and as many threads, so no statement waits for a connection. One more renews the leases
 
 Row = sa.Row[Any]
 
 
 class Database:
-    """Runs one statement at a call, each its own transaction: none is ever open while something else is waited for."""
+    """Runs one statement per call, each in its own transaction: none stays open while the relay waits."""
 
     def __init__(self, database_url: str, pooled: bool = False) -> None:
         self._engine = make_engine(database_url, "shoptalk relay", pool_size=CONNECTIONS + 1, pooled=pooled)
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="database")
         self._lease_thread = ThreadPoolExecutor(1, thread_name_prefix="leases")
 
-    async def rows(self, statement: sa.TextClause, **values: Any) -> list[Row]:
-        """What it answers. Raises sqlalchemy.exc.SQLAlchemyError."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, statement, values)
+    async def rows(self, statement: sa.Executable, values: dict[str, Any] | None = None, /, **more: Any) -> list[Row]:
+        """The rows that the statement returns. Raises sqlalchemy.exc.SQLAlchemyError."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._run, statement, {**(values or {}), **more}
+        )
 
-    async def one(self, statement: sa.TextClause, **values: Any) -> Row | None:
-        """Its first row, if any."""
-        rows = await self.rows(statement, **values)
+    async def one(self, statement: sa.Executable, values: dict[str, Any] | None = None, /, **more: Any) -> Row | None:
+        """The first row, if any."""
+        rows = await self.rows(statement, values, **more)
         return rows[0] if rows else None
 
     async def renew_lease(self, channel_id: int, token: int, seconds: float) -> bool:
-        """Whether the lease is still ours, and now for so long. Never behind slow reads, lest it run out."""
-        values = {"channel_id": channel_id, "token": token, "seconds": seconds}
-        run = asyncio.get_running_loop().run_in_executor
-        return bool(await run(self._lease_thread, self._run, query("renew_lease"), values))
+        """Extends the lease; false: it is lost. In a thread of its own: behind slow reads it would run out."""
+        renew = call("renew_lease", channel_id=channel_id, token=token, seconds=seconds)
+        rows = await asyncio.get_running_loop().run_in_executor(self._lease_thread, self._run, *renew)
+        return bool(rows[0][0])
 
-    def _run(self, statement: sa.TextClause, values: dict[str, Any]) -> list[Row]:
+    def _run(self, statement: sa.Executable, values: dict[str, Any]) -> list[Row]:
         with self._engine.connect() as connection:
             return list(connection.execute(statement, values))
 
     def close(self) -> None:
-        """Ends the threads and the connections, once what they do is done."""
+        """Ends the threads and the connections once their statements are done."""
         self._threads.shutdown()
         self._lease_thread.shutdown()
         self._engine.dispose()
 
 
-class Ear:
-    """A LISTEN connection. A notification is only ever a hint: whoever waits looks again after each wait()."""
+class Listener:
+    """A LISTEN connection. A notification is only a hint: the caller looks at the tables after every wait()."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
-        self._hears: set[str] = set()
+        self._names: set[str] = set()
 
     async def listen(self, names: Iterable[str]) -> bool:
-        """Listens to exactly these; true where it has just begun to, so that one should look. Raises psycopg.Error."""
-        wanted, began = set(names), False
+        """Listens to exactly these NOTIFY channels. Raises psycopg.Error.
+
+        True: to one of them only from now on, so earlier notifications were lost and the caller must look.
+        """
+        wanted, has_new = set(names), False
         if self._connection is None or self._connection.closed:
-            self._connection, self._hears = await connect_async(self._database_url, "shoptalk relay ear"), set()
-            listener_is_up("ear")
-        for name in wanted - self._hears:
+            self._connection, self._names = await connect_async(self._database_url, "shoptalk relay listener"), set()
+            listener_is_up("relay")
+        for name in wanted - self._names:
             await self._connection.execute(psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(name)))
-            began = True
-        for name in self._hears - wanted:
+            has_new = True
+        for name in self._names - wanted:
             await self._connection.execute(psycopg.sql.SQL("unlisten {}").format(psycopg.sql.Identifier(name)))
-        self._hears = wanted
-        return began
+        self._names = wanted
+        return has_new
 
     async def wait(self, seconds: float) -> set[str]:
-        """What was rung for, as soon as something is; empty after so long. Raises psycopg.Error."""
+        """The NOTIFY channels of the next notification; empty if none comes in time. Raises psycopg.Error."""
         assert self._connection is not None
         try:
             return {note.channel async for note in self._connection.notifies(timeout=seconds, stop_after=1)}
         except psycopg.Error:
-            listener_is_lost("ear")
+            listener_is_lost("relay")
             raise
 
     async def close(self) -> None:

@@ -1,9 +1,9 @@
-"""Connecting only to addresses that a stranger's URL may lead to.
+"""Connecting only to public addresses (protection against server-side request forgery).
 
-A store's URL is somebody's wish, and the relay stands inside the house: it must not be led to what only the house
-can reach. The name is resolved here, each address is checked, and the connection goes to the very address that was
-checked, so that a name which answers otherwise the second time (DNS rebinding) gains nothing. TLS still asks for
-the name.
+A store chooses its webhook's URL, and the relay runs inside the private network, so it must not be led to hosts that
+are reachable only from there. The name is resolved here, every address is checked, and the connection goes to the
+very address that was checked: a name that resolves differently the second time (DNS rebinding) gains nothing. TLS
+still verifies the name.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import httpcore
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# IPv6 addresses that stand for an IPv4 address somewhere: it is not known where they end.
+# IPv6 addresses that are translated to an IPv4 address somewhere on the way: it is not known where they lead.
 TRANSLATED = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")]
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is one that everybody on the internet reaches alike."""
+    """Whether the address is globally reachable, and the same host from everywhere."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
@@ -33,7 +33,7 @@ def is_public(address: Address) -> bool:
 
 
 class GuardedNetwork(httpcore.AnyIOBackend):
-    """httpcore's network, which resolves and checks by itself."""
+    """httpcore's network backend, with its own name resolution and address check."""
 
     def __init__(self, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -57,7 +57,7 @@ class GuardedNetwork(httpcore.AnyIOBackend):
         raise failure
 
     def _look_up(self, host: str, port: int) -> asyncio.Future[Any]:
-        """One at a time for a host: each takes one of all channels' few threads until its name server answers."""
+        """One look-up at a time per host: until the server answers, it occupies one of all channels' few threads."""
         if (host, port) not in self._lookups:
             self._lookups[host, port] = asyncio.ensure_future(self._resolve(host, port))
         return self._lookups[host, port]
@@ -69,7 +69,7 @@ class GuardedNetwork(httpcore.AnyIOBackend):
             del self._lookups[host, port]
 
     async def _addresses(self, host: str, port: int) -> list[str]:
-        """All of them, and none if one is private: whoever answers that has something in mind."""
+        """All addresses of the host. Raises ConnectError if one of them is private: such an answer may be an attack."""
         try:
             found = await asyncio.shield(self._look_up(host, port))
         except (OSError, UnicodeError) as error:

@@ -1,4 +1,4 @@
-"""The relay: one reader of the log for all channels, which wakes those that have something to deliver."""
+"""The relay: reads the log once for all channels, and notifies those that have something to deliver."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ import time
 import psycopg
 import sqlalchemy as sa
 
-from relay.channels import Channel, FarSide, Tail
-from relay.database import Database, Ear, Row
-from sql.database import query
+from relay.channels import Channel, Tail
+from relay.database import Database, Listener, Row
+from relay.transport import Transport
+from sql.database import call, query
 from sql.log import Log
 from sql.metrics import DATABASE_TROUBLES
 from sql.settings import Settings
 
 log = Log("relay")
 
-POLL_SECONDS = 5.0  # the floor under NOTIFY
-REFRESH_SECONDS = 30.0  # and under its word that channels have changed
+POLL_SECONDS = 5.0  # the log is read at least this often, in case a notification is lost
+REFRESH_SECONDS = 30.0  # and the table of channels this often
 TIDY_SECONDS = 60.0
 RECONNECT_SECONDS = 1.0
-PAGE = 5000  # positions of the log at a look
-STOP_SECONDS = 3.0  # for chats on their way; honcho gives 5
+PAGE = 5000  # positions of the log per read
+STOP_SECONDS = 3.0  # for chats on their way; honcho kills after 5
 
 
 class Relay:
-    """Works on every channel of the database that it is configured for, together with any number of others."""
+    """Works on every channel that it is configured for, side by side with any number of other relays."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         configured = {"amqp": settings.amqp_urls, "xmpp": settings.xmpp_component}
         self._kinds = {"webhook"} | {kind for kind, setting in configured.items() if setting}
         self._database = Database(settings.database_url, settings.pooled)
-        self._ear = Ear(settings.direct_url)
+        self._listener = Listener(settings.direct_url)
         self._tail = Tail()
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._channels: dict[int, tuple[Channel, asyncio.Task[None]]] = {}
@@ -43,11 +44,11 @@ class Relay:
         self._refresh_at = self._tidy_at = 0.0
 
     def stop(self) -> None:
-        """Lets chats on their way arrive, and then ends run()."""
+        """Lets the chats on their way arrive, and then ends run()."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Until stop(); outlives every trouble of the database."""
+        """Runs until stop(); survives every error of the database."""
         tasks = [asyncio.ensure_future(self._watch())]
         if self._settings.fanout == "amqp":
             from relay.fanout import Fanout
@@ -59,7 +60,7 @@ class Relay:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._end(list(self._channels))
-        await self._ear.close()
+        await self._listener.close()
         self._database.close()
 
     async def _watch(self) -> None:
@@ -73,45 +74,47 @@ class Relay:
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _step(self) -> None:
-        """Looks at the log and at the channels, and waits until there may be more."""
-        heard = {"channels_changed", "chat_sent"} if self._channels else {"channels_changed"}
-        if await self._ear.listen(heard):
-            self._refresh_at = min(self._refresh_at, time.monotonic())  # what was rung meanwhile is lost
+        """Reads the log and the table of channels, and waits until there may be more."""
+        names = {"channels_changed", "chat_sent"} if self._channels else {"channels_changed"}
+        if await self._listener.listen(names):
+            self._refresh_at = min(self._refresh_at, time.monotonic())  # earlier notifications are lost
         if time.monotonic() >= self._refresh_at:
             await self._refresh()
         if self._channels:
-            while await self._look():
+            while await self._read_log():
                 pass
             if time.monotonic() >= self._tidy_at:
                 await self._tidy()
-        if bool(self._channels) == ("chat_sent" in heard):
-            rung = await self._ear.wait(POLL_SECONDS if self._channels else REFRESH_SECONDS)
-            if "channels_changed" in rung:
+        if bool(self._channels) == ("chat_sent" in names):
+            notified = await self._listener.wait(POLL_SECONDS if self._channels else REFRESH_SECONDS)
+            if "channels_changed" in notified:
                 self._refresh_at = 0.0
 
-    async def _look(self) -> bool:
-        """Reads the log on, once for all channels, and wakes those of the stores it finds; false: nothing new."""
+    async def _read_log(self) -> bool:
+        """Reads the next page once for all channels, and notifies those of the stores in it; false: nothing new."""
         since = self._tail.position
-        row = await self._database.one(query("stores_of_log"), after=since, page=PAGE)
+        row = await self._database.one(query("relay/stores_of_log"), after=since, page=PAGE)
         if row is None:
             return False
         self._tail.position = row.upto
         stores = set(row.store_ids)
         for channel, _ in self._channels.values():
             if channel.store_id is None or channel.store_id in stores:
-                channel.tell(since)
+                channel.notify(since)
         return True
 
     async def _refresh(self) -> None:
-        """Begins to work on channels that are new, ends where they are gone or paused, tells the others."""
+        """Starts work on new channels, ends it on removed or paused ones, and compares the others with the table."""
         for kind in self._kinds - {"webhook"}:
-            await self._database.rows(query("open_system_channel"), kind=kind)
+            await self._database.rows(*call("open_system_channel", kind=kind))
         rows = {
-            row.channel_id: row for row in await self._database.rows(query("list_channels")) if row.kind in self._kinds
+            row.channel_id: row
+            for row in await self._database.rows(query("relay/list_channels"))
+            if row.kind in self._kinds
         }
         self._refresh_at = time.monotonic() + REFRESH_SECONDS
         if rows and not self._channels:
-            bounds = await self._database.one(query("log_bounds"))
+            bounds = await self._database.one(query("shared/log_bounds"))
             self._tail.position = bounds.latest if bounds else 0
         await self._end([i for i, (_, task) in self._channels.items() if i not in rows or task.done()])
         for channel_id, row in rows.items():
@@ -121,11 +124,11 @@ class Relay:
                 self._channels[channel_id][0].compare(row)
 
     def _start(self, row: Row) -> None:
-        channel = Channel(row, self._far_side(row.kind), self._database, self._tail, self._owner)
+        channel = Channel(row, self._transport(row.kind), self._database, self._tail, self._owner)
         self._channels[row.channel_id] = channel, asyncio.ensure_future(channel.run())
 
-    def _far_side(self, kind: str) -> FarSide:
-        """What is on the far side; only here, so only where it is used, its libraries are loaded."""
+    def _transport(self, kind: str) -> Transport:
+        """A transport of this kind. Imported here, so that its libraries are loaded only where it is used."""
         if kind == "amqp":
             from relay.amqp import Amqp
 
@@ -139,7 +142,7 @@ class Relay:
         return Webhook(self._settings.webhook_allow_private)
 
     async def _end(self, channel_ids: list[int]) -> None:
-        """Ends work on these channels, once their chats on the way have arrived."""
+        """Ends work on these channels once their chats on the way have arrived, or after 3 s."""
         ending = [self._channels.pop(channel_id) for channel_id in channel_ids]
         for channel, _ in ending:
             channel.stop()
@@ -153,14 +156,16 @@ class Relay:
                     log("channel_ended", reason=repr(problem))
 
     async def _tidy(self) -> None:
-        """Moves idle channels' cursors up, so that a relay that starts need not read so far back; forgets the old."""
+        """Moves up the cursors of idle channels, so that a relay that starts reads less; removes old attempts."""
         upto = self._tail.position
         idle = [channel for channel, _ in self._channels.values() if channel.caught_up]
         await self._database.rows(
-            query("advance_idle_channels"),
-            channel_ids=[channel.channel_id for channel in idle],
-            tokens=[channel.token for channel in idle],
-            upto=upto,
+            *call(
+                "advance_idle_channels",
+                channel_ids=[channel.channel_id for channel in idle],
+                tokens=[channel.token for channel in idle],
+                upto=upto,
+            )
         )
-        await self._database.rows(query("prune_channels"))
+        await self._database.rows(*call("prune_channels"))
         self._tidy_at = time.monotonic() + TIDY_SECONDS

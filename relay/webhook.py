@@ -1,4 +1,4 @@
-"""Webhooks by the Standard Webhooks specification: one signed POST for each chat, and what each answer means."""
+"""Webhooks by the Standard Webhooks specification: one signed POST per chat, and the meaning of each response."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 import httpcore
 from standardwebhooks import Webhook as Signer
 
-from relay.channels import Outcome, Refused, Trouble, in_conversation_order
 from relay.database import Row
 from relay.guard import GuardedNetwork
+from relay.transport import ChatRejected, DeliveryError, Outcome, in_conversation_order
 from sql.database import query
 from sql.shapes import instant, sent_chat
 
@@ -26,19 +26,19 @@ RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 JITTER = 0.1
 SHORTEST_RETRY_AFTER_SECONDS, LONGEST_RETRY_AFTER_SECONDS = 1.0, 86400.0
 TIMEOUT_SECONDS = 20.0
-LARGEST_ANSWER_BYTES = 65536  # of an answer's body; what comes after is not read
-SHOWN_CHARACTERS = 200  # of it, in the attempt that is kept
+LARGEST_ANSWER_BYTES = 65536  # of the body; the rest is not read
+SHOWN_CHARACTERS = 200  # of the body, in the stored attempt
 WIDTH = 8  # conversations at once
 KEEP_OLD_SECRET = dt.timedelta(hours=24)
 
-# What says "not this chat" rather than "not now". The third time in a row, the chat is a dead letter.
-REFUSALS = {400, 413, 415, 422}
-REFUSED_AFTER = 2
+# Statuses that mean "not this chat" rather than "not now". After the third in a row, the chat is a dead letter.
+REJECTING_STATUSES = {400, 413, 415, 422}
+MOST_REJECTIONS = 2  # that are retried
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """A response of the receiver."""
 
     status: int
     retry_after: str | None
@@ -48,67 +48,67 @@ class Answer:
 class Webhook:
     """A store's receiver."""
 
-    stays = False
-    batch = 100
-    reads = query("read_log_of_channel")
+    stays_connected = False
+    batch_size = 100
+    read_query = query("relay/read_log_of_channel")
 
     def __init__(self, allow_private: bool) -> None:
         self._http = httpcore.AsyncConnectionPool(
             max_connections=WIDTH, keepalive_expiry=30, network_backend=GuardedNetwork(allow_private)
         )
         self._retry_seconds: Sequence[float] = RETRY_SECONDS
-        self._refusals: dict[int, int] = {}  # in a row, by chat; no more than were on their way at once
+        self._rejections: dict[int, int] = {}  # in a row, by chat_id; at most one for each chat sent at once
 
     async def open(self, settings: dict[str, Any]) -> None:
-        """Takes the settings over; the connections are made as they are needed."""
+        """Applies the settings; connections are opened when needed."""
         self._url = settings["url"]
         self._timeout = settings.get("timeout_seconds", TIMEOUT_SECONDS)
         self._retry_seconds = settings.get("retry_seconds", RETRY_SECONDS)
         secrets = [settings["secret"]]
-        # Both secrets sign for a day after a change, so that receivers may change theirs whenever they like.
+        # For a day after a change both secrets sign, so that the receiver can switch at any time.
         replaced = settings.get("replaced_at")
         if replaced and dt.datetime.fromisoformat(replaced) > dt.datetime.now(dt.UTC) - KEEP_OLD_SECRET:
             secrets.append(settings["old_secret"])
         self._signers = [Signer(secret) for secret in secrets]
 
     async def lost(self) -> None:
-        """Never: there is no connection that stays."""
+        """Never returns: there is no lasting connection to lose."""
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """Ends kept connections."""
+        """Closes the connections that are kept alive."""
         await self._http.aclose()
 
-    def backoff_seconds(self, attempts: int) -> float | None:
+    def backoff_seconds(self, failures: int) -> float | None:
         """The specification's schedule, with jitter."""
-        if attempts >= len(self._retry_seconds):
+        if failures >= len(self._retry_seconds):
             return None
-        return float(self._retry_seconds[attempts]) * random.uniform(1, 1 + JITTER)  # noqa: S311
+        return float(self._retry_seconds[failures]) * random.uniform(1, 1 + JITTER)  # noqa: S311
 
-    async def deliver(self, chats: Sequence[Row], attempts: int, outcome: Outcome) -> None:
-        """POSTs each chat; every attempt is kept in the outcome."""
-        tried: list[tuple[float, dict[str, Any]]] = []
+    async def deliver(self, chats: Sequence[Row], failures: int, outcome: Outcome) -> None:
+        """POSTs each chat; the outcome has every attempt."""
+        attempts: list[tuple[float, dict[str, Any]]] = []
 
         async def send(chat: Row) -> None:
             attempt: dict[str, Any] = {"chat_id": chat.chat_id, "status": None, "error": None}
             began = time.monotonic()
-            tried.append((began, attempt))
+            attempts.append((began, attempt))
             try:
                 answer = await self._post(chat)
                 attempt["status"] = answer.status
                 self._judge(chat.chat_id, answer)
-            except (Trouble, Refused) as problem:
-                attempt["error"] = str(problem)[: SHOWN_CHARACTERS + 100]
+            except (DeliveryError, ChatRejected) as error:
+                attempt["error"] = str(error)[: SHOWN_CHARACTERS + 100]
                 raise
             finally:
                 attempt["took_seconds"] = time.monotonic() - began
 
         await in_conversation_order(chats, send, WIDTH, outcome)
         now = time.monotonic()
-        outcome.tried = [attempt | {"ago_seconds": now - began} for began, attempt in tried]
+        outcome.attempts = [attempt | {"ago_seconds": now - began} for began, attempt in attempts]
 
     async def _post(self, chat: Row) -> Answer:
-        """One attempt. Raises Trouble where no whole answer's head comes."""
+        """Makes one attempt. Raises DeliveryError if no complete status and headers arrive."""
         body = json.dumps({"type": "chat.sent", "timestamp": instant(chat.sent_at), "data": sent_chat(chat)}).encode()
         answer: Answer | None = None
         try:
@@ -128,10 +128,10 @@ class Webhook:
                     answer = Answer(answer.status, answer.retry_after, text[:SHOWN_CHARACTERS])
         except TimeoutError:
             if answer is None:
-                raise Trouble(f"no answer within {self._timeout:g} s") from None
+                raise DeliveryError(f"no answer within {self._timeout:g} s") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
             if answer is None:
-                raise Trouble(str(error) or type(error).__name__) from None
+                raise DeliveryError(str(error) or type(error).__name__) from None
         assert answer is not None
         return answer
 
@@ -149,23 +149,23 @@ class Webhook:
         return [(name.encode(), value.encode()) for name, value in fields.items()]
 
     def _judge(self, chat_id: int, answer: Answer) -> None:
-        """Raises what an answer other than 2xx means; a redirect is one, and is not followed."""
-        refusals = self._refusals.pop(chat_id, 0)
+        """Raises the error that a status other than 2xx means. Redirects are not followed, so they are errors too."""
+        rejections = self._rejections.pop(chat_id, 0)
         if 200 <= answer.status < 300:
             return
         reason = f"answered {answer.status} {answer.text}".strip()
         if answer.status == 410:
-            raise Trouble(reason, disable=True)
-        if answer.status in REFUSALS:
-            if refusals >= REFUSED_AFTER:
-                raise Refused(reason)
-            self._refusals[chat_id] = refusals + 1
-        wanted = retry_after_seconds(answer.retry_after) if answer.status in (429, 503) else None
-        raise Trouble(reason, wanted)
+            raise DeliveryError(reason, disable=True)
+        if answer.status in REJECTING_STATUSES:
+            if rejections >= MOST_REJECTIONS:
+                raise ChatRejected(reason)
+            self._rejections[chat_id] = rejections + 1
+        retry_seconds = retry_after_seconds(answer.retry_after) if answer.status in (429, 503) else None
+        raise DeliveryError(reason, retry_seconds)
 
 
 def retry_after_seconds(text: str | None) -> float | None:
-    """What a Retry-After header asks for, a second to a day; None where it asks for nothing that is understood."""
+    """The delay that a Retry-After header asks for, from 1 s to a day; None if missing or not understood."""
     if text is None:
         return None
     if text.strip().isascii() and text.strip().isdigit():

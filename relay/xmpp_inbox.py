@@ -1,4 +1,4 @@
-"""What people write to a conversation's XMPP address: it becomes a chat, or they are told why not."""
+"""Messages to a conversation's XMPP address: each becomes a chat, or is answered with a stanza error."""
 
 from __future__ import annotations
 
@@ -13,77 +13,79 @@ from pydantic import TypeAdapter, ValidationError
 from slixmpp import Message
 from slixmpp.xmlstream import ET
 
-from relay.channels import Trouble
 from relay.database import Database
+from relay.transport import DeliveryError
 from relay.xmpp_link import Link
-from sql.database import query
+from sql.database import call
+from sql.errors import meaning
 from sql.fields import LARGEST_CHAT_ID, LARGEST_ID, Payload
 from sql.jid import bare_jid
 from sql.log import Log
 
 log = Log("relay")
 
-MOST_WAITING = 1000  # messages on their way into the database; more are told to come again
-AT_ONCE = 2  # of the relay's connections, so that the lease is renewed whatever comes in
+MOST_WAITING = 1000  # messages on their way into the database; more are answered "wait"
+AT_ONCE = 2  # of the relay's connections; the other two stay free for outgoing chats
 
 RECEIPTS, ORIGIN_ID = "urn:xmpp:receipts", "{urn:xmpp:sid:0}origin-id"
-ENCRYPTED = ("}encrypted", "{urn:xmpp:eme:0}encryption")  # OMEMO and others: the body is only an excuse
+ENCRYPTED = (
+    "}encrypted",
+    "{urn:xmpp:eme:0}encryption",
+)  # OMEMO and others: the body only says that the message is encrypted
 
 PAYLOAD: TypeAdapter[str] = TypeAdapter(Payload)
 PREFIX = "conversation-"
 
 
-class No(Exception):
-    """The message is not taken: a stanza error's type and condition, and the reason in words."""
+class StanzaRejected(Exception):
+    """The message is not accepted: the stanza error's type and condition, and a text for people."""
 
     def __init__(self, kind: str, condition: str, text: str) -> None:
         super().__init__(text)
         self.kind, self.condition = kind, condition
 
 
-# By the SQLSTATE of the database's own refusals. Any other says nothing about the message.
-ANSWERS = {"ST403": ("auth", "forbidden"), "ST404": ("cancel", "item-not-found"), "ST409": ("cancel", "conflict")}
-
-
-def number(text: str | None, largest: int) -> int | None:
-    """The positive number that the text is, as we write numbers; None where it is none."""
+def parse_id(text: str | None, largest: int) -> int | None:
+    """The text as a positive integer without leading zeros, as we write ids; None if it is not one."""
     if not text or not text.isascii() or not text.isdigit() or len(text) > 16 or text.startswith("0"):
         return None
     return int(text) if int(text) <= largest else None
 
 
-def conversation_of(node: str) -> int | None:
-    """Which conversation has the address with this name."""
-    return number(node.removeprefix(PREFIX), LARGEST_ID) if node.startswith(PREFIX) else None
+def parse_conversation(node: str) -> int | None:
+    """The conversation_id in the local part of an address; None if it is not a conversation's."""
+    return parse_id(node.removeprefix(PREFIX), LARGEST_ID) if node.startswith(PREFIX) else None
 
 
 class Inbox:
-    """Takes messages in, those of a conversation in the order in which they came."""
+    """Accepts messages, those of a conversation in the order of their arrival."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._last: dict[int, asyncio.Task[None]] = {}  # of each conversation, the one on its way
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._last: dict[int, asyncio.Task[None]] = {}  # the last task of each conversation
         self._waiting = 0
 
     def take(self, link: Link, message: Message) -> None:
-        """Begins to take a message in; returns at once. Raises BadJid for a sender that can be nobody."""
-        conversation_id = conversation_of(message["to"].node)
+        """Starts accepting a message; returns at once. Raises BadJid if the sender's address is invalid."""
+        conversation_id = parse_conversation(message["to"].node)
         sender = bare_jid(message["from"].bare)
         received = message.xml.find(f"{{{RECEIPTS}}}received")
         if received is not None and conversation_id is not None:
-            chat_id = number(received.get("id"), LARGEST_CHAT_ID)
+            chat_id = parse_id(received.get("id"), LARGEST_CHAT_ID)
             if chat_id is not None and self._waiting < MOST_WAITING:
-                values = {"conversation_id": conversation_id, "chat_id": chat_id, "xmpp_jid": sender}
-                self._begin(conversation_id, lambda: self._run(query("mark_delivered"), values))
+                mark = call("mark_delivered", conversation_id=conversation_id, chat_id=chat_id, xmpp_jid=sender)
+                self._begin(conversation_id, lambda: self._run(*mark))
         if message["body"]:
             if self._waiting >= MOST_WAITING:
-                refuse(link, message, No("wait", "resource-constraint", "too much at once, try again"))
+                answer_error(
+                    link, message, StanzaRejected("wait", "resource-constraint", "too many messages; try again")
+                )
             else:
                 self._begin(conversation_id or 0, lambda: self._accept(link, message, conversation_id, sender))
 
     def _begin(self, conversation_id: int, work: Callable[[], Awaitable[None]]) -> None:
-        """Does the work after what is on its way for the conversation."""
+        """Starts the work; it waits until earlier work for the conversation is done."""
         before = self._last.get(conversation_id)
 
         async def in_turn() -> None:
@@ -91,10 +93,10 @@ class Inbox:
                 if before is not None:
                     await asyncio.wait({before})
                 await work()
-            except (sa.exc.SQLAlchemyError, Trouble) as error:
+            except (sa.exc.SQLAlchemyError, DeliveryError) as error:
                 log("message_trouble", conversation_id=conversation_id, reason=error)
             except Exception:
-                # Ours to mend; the others are taken in meanwhile.
+                # A bug of ours; the other messages are accepted meanwhile.
                 log("message_failed", traceback=True, conversation_id=conversation_id)
             finally:
                 self._waiting -= 1
@@ -104,16 +106,16 @@ class Inbox:
         self._waiting += 1
         task = self._last[conversation_id] = asyncio.ensure_future(in_turn())
 
-    async def _run(self, statement: sa.TextClause, values: dict[str, Any]) -> None:
-        async with self._places:
+    async def _run(self, statement: sa.Executable, values: dict[str, Any]) -> None:
+        async with self._slots:
             await self._database.rows(statement, **values)
 
     async def _accept(self, link: Link, message: Message, conversation_id: int | None, sender: str) -> None:
-        """Accepts it, and then, after the commit, gives the receipt that was asked for; or says why not."""
+        """Accepts the message and, after the commit, sends the requested receipt; or answers with a stanza error."""
         try:
             await self._enqueue(message, conversation_id, sender)
-        except No as no:
-            refuse(link, message, no)
+        except StanzaRejected as rejected:
+            answer_error(link, message, rejected)
             return
         if message["id"] and message.xml.find(f"{{{RECEIPTS}}}request") is not None:
             receipt = link.message(message["from"], message["to"], "receipt-" + message["id"], message["type"])
@@ -121,52 +123,54 @@ class Inbox:
             link.send(receipt)
 
     async def _enqueue(self, message: Message, conversation_id: int | None, sender: str) -> None:
-        """Makes a chat of it, once. Raises No."""
+        """Makes one chat of the message, also if it arrives twice. Raises StanzaRejected."""
         if conversation_id is None:
-            raise No("cancel", "item-not-found", "this is no conversation")
+            raise StanzaRejected("cancel", "item-not-found", "this is not the address of a conversation")
         if message["from"].domain == message["to"].domain:
-            raise No("cancel", "not-allowed", "a conversation does not write to another")
+            raise StanzaRejected("cancel", "not-allowed", "a conversation cannot write to another one")
         if message["type"] not in ("chat", "normal"):
-            raise No("cancel", "feature-not-implemented", "a conversation takes chat messages only")
+            raise StanzaRejected("cancel", "feature-not-implemented", "only messages of type chat are accepted")
         if any(child.tag.endswith(ENCRYPTED) for child in message.xml):
-            raise No("modify", "not-acceptable", "encrypted messages cannot be read here")
+            raise StanzaRejected("modify", "not-acceptable", "encrypted messages are not supported")
         try:
             payload = PAYLOAD.validate_python(message["body"])
         except ValidationError as error:
-            raise No("modify", "not-acceptable", error.errors()[0]["msg"]) from None
-        values = {
-            "conversation_id": conversation_id,
-            "xmpp_jid": sender,
-            "message_id": message_key(message, conversation_id, sender),
-            "payload": payload,
-        }
+            raise StanzaRejected("modify", "not-acceptable", error.errors()[0]["msg"]) from None
+        enqueue = call(
+            "enqueue_from_xmpp",
+            conversation_id=conversation_id,
+            xmpp_jid=sender,
+            message_id=message_key(message, conversation_id, sender),
+            payload=payload,
+        )
         try:
-            await self._run(query("enqueue_from_xmpp"), values)
+            await self._run(*enqueue)
         except sa.exc.SQLAlchemyError as error:
             cause = error.orig if isinstance(error, sa.exc.DBAPIError) else None
-            if isinstance(cause, psycopg.Error) and cause.sqlstate in ANSWERS:
-                raise No(*ANSWERS[cause.sqlstate], str(cause.diag.message_primary)) from None
+            if isinstance(cause, psycopg.Error) and (answer := meaning(cause.sqlstate).stanza_error):
+                raise StanzaRejected(*answer, str(cause.diag.message_primary)) from None
             log("message_not_taken", conversation_id=conversation_id, reason=cause or error)
-            raise No("wait", "resource-constraint", "not just now, try again") from None
+            raise StanzaRejected("wait", "resource-constraint", "temporarily unavailable; try again") from None
 
     async def drain(self, seconds: float) -> None:
-        """Waits for what is on its way, so long at most."""
+        """Waits for the messages on their way, at most this long."""
         if self._last:
             await asyncio.wait(set(self._last.values()), timeout=seconds)
 
 
-def refuse(link: Link, message: Message, no: No) -> None:
+def answer_error(link: Link, message: Message, rejected: StanzaRejected) -> None:
     """Answers with a stanza error."""
     answer = link.message(message["from"], message["to"], message["id"], "error")
-    answer["error"]["type"], answer["error"]["condition"], answer["error"]["text"] = no.kind, no.condition, str(no)
+    error = answer["error"]
+    error["type"], error["condition"], error["text"] = rejected.kind, rejected.condition, str(rejected)
     link.send(answer)
 
 
 def message_key(message: Message, conversation_id: int, sender: str) -> str | None:
-    """What the message is known by when it comes again; None: nothing.
+    """The key by which a repeat of the message is recognized; None: the message has no id.
 
-    By origin-id (XEP-0359), or by the stanza's id. That one need only be unique within its stream (RFC 6120), and some
-    count from 1 in each: so with other text it is another message.
+    The origin-id (XEP-0359) or the stanza's id, together with the text: a stanza id is unique only within its stream
+    (RFC 6120), and some programs count from 1 in each, so the same id with another text is another message.
     """
     origin = message.xml.find(ORIGIN_ID)
     own_id = (origin.get("id") if origin is not None else None) or message["id"]

@@ -1,4 +1,4 @@
-"""One connection to an XMPP server as its component (XEP-0114): it is made once, and once it is lost it is over."""
+"""One connection to an XMPP server as its component (XEP-0114). It is never reopened: the next one is a new Link."""
 
 from __future__ import annotations
 
@@ -15,94 +15,94 @@ from slixmpp.xmlstream import ET
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher import MatchXPath
 
-from relay.channels import Trouble
+from relay.transport import DeliveryError
 from sql.settings import XmppComponent
 
 CONNECT_SECONDS = 10.0
 PING_SECONDS = 15.0
 CLOSE_SECONDS = 1.0
 
-logging.getLogger("slixmpp").setLevel(logging.CRITICAL)  # what goes wrong there is logged by the channel, in one line
+logging.getLogger("slixmpp").setLevel(logging.CRITICAL)  # the channel logs its errors, in one line each
 
 
 class Link:
-    """The connection. `take` is called for each message that comes, in order."""
+    """The connection. It calls `take` for each message that arrives, in order."""
 
     def __init__(self, component: XmppComponent, take: Callable[[Any], None]) -> None:
         self._component = component
-        self.gone = asyncio.Event()
-        self.condition = ""  # what the server's last word was, if it had one: a stream error's name
+        self.closed = asyncio.Event()
+        self.condition = ""  # of the stream error with which the server ended the stream, if any
         self._reason = "the connection was lost"
         self._ready = asyncio.Event()
         self._xmpp = ComponentXMPP(component.jid, component.secret, component.host, component.port, fix_error_ns=True)
-        self._xmpp.remove_handler("Presence")  # we keep no roster, and so nothing that strangers fill
-        self._xmpp.register_plugin("xep_0030")  # it says what it is, and answers pings
+        self._xmpp.remove_handler("Presence")  # we keep no roster, so strangers cannot fill one
+        self._xmpp.register_plugin("xep_0030")  # answers service discovery; the next one answers pings
         self._xmpp.register_plugin("xep_0199")
         self._xmpp.register_handler(Callback("message", MatchXPath(f"{{{self._xmpp.default_ns}}}message"), take))
         self._xmpp.add_event_handler("session_start", lambda _: self._ready.set())
-        self._xmpp.add_event_handler("stream_error", self._noted)
-        self._xmpp.add_event_handler("disconnected", self._lost)
-        self._xmpp.add_event_handler("connection_failed", self._lost)
+        self._xmpp.add_event_handler("stream_error", self._note_error)
+        self._xmpp.add_event_handler("disconnected", self._note_loss)
+        self._xmpp.add_event_handler("connection_failed", self._note_loss)
 
-    def _noted(self, error: Any) -> None:
+    def _note_error(self, error: Any) -> None:
         self.condition = error["condition"]
-        self._reason = f"the server says {self.condition} {error['text']}".strip()
+        self._reason = f"the server ended the stream: {self.condition} {error['text']}".strip()
 
-    def _lost(self, reason: object) -> None:
+    def _note_loss(self, reason: object) -> None:
         if reason and not self.condition and str(reason) != "End of stream":
             self._reason = str(reason)
-        self.gone.set()
+        self.closed.set()
 
-    async def up(self) -> None:
-        """Connects. Raises Trouble."""
+    async def connect(self) -> None:
+        """Raises DeliveryError if the server does not accept the component within 10 s."""
         self._xmpp.connect()
         try:
-            await self._or_gone(self._ready.wait(), CONNECT_SECONDS)
+            await self._wait_for(self._ready.wait(), CONNECT_SECONDS)
         except TimeoutError:
-            raise Trouble(f"no answer from the XMPP server within {CONNECT_SECONDS:g} s") from None
+            raise DeliveryError(f"no answer from the XMPP server within {CONNECT_SECONDS:g} s") from None
 
     def message(self, to: str, sender: str, message_id: str, kind: str = "chat") -> Message:
-        """A message to be filled and given to send(). Raises slixmpp.jid.InvalidJID."""
+        """An empty message for send(). Raises slixmpp.jid.InvalidJID."""
         message = Message(self._xmpp)
         message["to"], message["from"], message["id"], message["type"] = to, sender, message_id, kind
         return message
 
     def send(self, message: Message) -> None:
-        """Gives it to the connection, at once and in order. Raises Trouble."""
-        self._insist()
+        """Sends the message, in order, without waiting. Raises DeliveryError."""
+        self._raise_if_lost()
         self._xmpp.send(message)
 
-    def _insist(self) -> None:
-        """Raises Trouble when the connection is lost: the library would keep what is sent, for another one."""
-        if self.gone.is_set():
-            raise Trouble(self._reason)
+    def _raise_if_lost(self) -> None:
+        """Raises DeliveryError when the connection is lost: the library would keep stanzas for the next connection."""
+        if self.closed.is_set():
+            raise DeliveryError(self._reason)
 
     async def ping(self) -> None:
-        """Returns once the server has taken all that was sent before. Raises Trouble.
+        """Returns once the server has received everything that was sent before. Raises DeliveryError.
 
-        By an XEP-0199 ping to the component itself: it goes by way of the server, which takes what a component sends
-        one after the other, whatever its own name is.
+        This is an XEP-0199 ping to the component itself: it goes through the server, which handles the stanzas of a
+        component in order, and the server's own name need not be known.
         """
-        self._insist()
+        self._raise_if_lost()
         iq = self._xmpp.make_iq_get(ito=self._component.jid, ifrom=self._component.jid)
         iq.append(ET.Element("{urn:xmpp:ping}ping"))
         try:
-            await self._or_gone(iq.send(timeout=PING_SECONDS), PING_SECONDS)
+            await self._wait_for(iq.send(timeout=PING_SECONDS), PING_SECONDS)
         except (IqTimeout, TimeoutError):
-            raise Trouble(f"no answer to a ping within {PING_SECONDS:g} s") from None
+            raise DeliveryError(f"no answer to a ping within {PING_SECONDS:g} s") from None
         except IqError as error:
-            raise Trouble(f"a ping was answered {error.condition}") from None
+            raise DeliveryError(f"a ping was answered with the error {error.condition}") from None
 
-    async def _or_gone(self, wanted: Any, seconds: float) -> None:
-        """Waits for what is wanted. Raises Trouble when the connection is lost first, TimeoutError after so long."""
-        waiting = asyncio.ensure_future(wanted)
-        lost = asyncio.ensure_future(self.gone.wait())
+    async def _wait_for(self, awaitable: Any, seconds: float) -> None:
+        """Waits. Raises DeliveryError when the connection is lost first, TimeoutError after this many seconds."""
+        waiting = asyncio.ensure_future(awaitable)
+        lost = asyncio.ensure_future(self.closed.wait())
         try:
             await asyncio.wait({waiting, lost}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 waiting.result()
             elif lost.done():
-                raise Trouble(self._reason)
+                raise DeliveryError(self._reason)
             else:
                 raise TimeoutError
         finally:
@@ -110,13 +110,13 @@ class Link:
                 task.cancel()
 
     async def close(self) -> None:
-        """Ends the stream as it should be ended, or after a second as it can."""
+        """Ends the stream properly, or aborts the connection after a second."""
         self._xmpp.cancel_connection_attempt()
         if self._xmpp.is_connected():
             self._xmpp.disconnect(wait=CLOSE_SECONDS)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.gone.wait(), 2 * CLOSE_SECONDS)
+                await asyncio.wait_for(self.closed.wait(), 2 * CLOSE_SECONDS)
             self._xmpp.abort()
-        self.gone.set()
+        self.closed.set()
         if self._xmpp._run_out_filters is not None:
-            self._xmpp._run_out_filters.cancel()  # slixmpp keeps it for a reconnect, which we never ask for
+            self._xmpp._run_out_filters.cancel()  # slixmpp keeps this task for a reconnect, which we never request

@@ -1,4 +1,4 @@
-"""The database as the processes share it: how to connect, the named statements, the tables, the schema.
+"""What all processes share: settings, connections, the named statements, the schema, fields of a chat, log and metrics.
 
-`api` and `worker` import this package and never each other; this one imports neither.
+The other packages import this one; it imports none of them.
 """

@@ -1,6 +1,7 @@
-"""`python -m sql`: installs the schema into the database of DATABASE_URL if it is empty, or says why it cannot be used.
+"""`python -m sql`: installs the schema into the empty database of DATABASE_URL, or reports why it cannot be used.
 
-Past a pooler, where there is one: the lock that keeps two installations apart is a session's.
+`python -m sql --print` prints the whole schema as one file, for a database administrator to review and load.
+It uses the direct connection, because the lock that serializes installations belongs to a session.
 """
 
 import contextlib
@@ -8,17 +9,20 @@ import sys
 
 import psycopg
 
-from sql.keys import insist_on_keys
+from sql.install import WrongSchema, prepare, schema
+from sql.keys import require_keys
 from sql.log import configure
-from sql.schema import WrongSchema, prepare
 from sql.settings import BadSetting, Settings
 
+if sys.argv[1:] == ["--print"]:
+    sys.stdout.write(schema())
+    sys.exit()
 try:
     configure()
     settings = Settings.from_environment()
     prepare(settings.direct_url)
-    # Worker and relay may not read the keys, and serve nobody who would need one; web, which may, asks again.
+    # The roles of worker and relay may not read the keys, and those processes serve no API. Web may, and checks again.
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
-        insist_on_keys(settings)
+        require_keys(settings)
 except (BadSetting, WrongSchema, psycopg.Error) as error:
     sys.exit(f"shoptalk: {error}")

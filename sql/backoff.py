@@ -1,4 +1,4 @@
-"""How long to wait before trying again, the same wherever something is tried again."""
+"""Exponential backoff with jitter, the same wherever something is retried."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import random
 
 
 def backoff_seconds(attempts: int, first: float, longest: float) -> float:
-    """After so many failed attempts: doubling from `first` up to `longest`, with jitter: not all come back at once."""
+    """The wait after so many failed attempts: it doubles from `first` up to `longest`; jitter spreads the retries."""
     return min(longest, first * 2.0 ** min(attempts, 20)) * random.uniform(0.5, 1)  # noqa: S311

@@ -1,4 +1,4 @@
-"""How to reach the database: an engine for statements, a plain connection for LISTEN, the named statements."""
+"""Access to the database: an engine for statements, a plain connection for LISTEN, the named statements."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-# A statement of ours that takes longer than this is stuck: better an error than a pool that runs dry.
+# A statement of ours that takes longer than this is stuck: an error is better than an exhausted pool.
 STATEMENT_TIMEOUT_SECONDS = 15
 CONNECT_TIMEOUT_SECONDS = 5
 
-
-# A server that vanished without a word is noticed within half a minute.
+# A server that vanished without closing the connection is detected within half a minute.
 CONNECTION: dict[str, Any] = {
     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
     "client_encoding": "UTF8",
@@ -44,11 +43,11 @@ async def connect_async(database_url: str, application_name: str) -> psycopg.Asy
 
 @contextlib.contextmanager
 def hiding_the_password() -> Iterator[None]:
-    """Around a connect: libpq's error about a URL repeats the piece at fault, as a rule the password."""
+    """Around a connect: libpq's error about a URL quotes the part at fault, usually the password."""
     try:
         yield
     except psycopg.ProgrammingError:
-        raise psycopg.ProgrammingError("the database's URL cannot be read: percent-encode its password") from None
+        raise psycopg.ProgrammingError("invalid database URL: percent-encode its password") from None
 
 
 def make_engine(
@@ -59,13 +58,14 @@ def make_engine(
     pooled: bool = False,
     statement_timeout_seconds: int | None = None,
 ) -> sa.Engine:
-    """An engine in autocommit: every call of ours is one statement, so one round trip.
+    """An engine in autocommit: every call is one statement, so one round trip.
 
-    A statement waits at most `lock_timeout_seconds` for somebody's lock: a program that thinks with a
-    conversation locked must not use up the pool. A caller waits up to 5 s for one of `pool_size` connections
-    and then gets sqlalchemy.exc.TimeoutError; with 0 there is no pool, and each use is a session of its own.
-    `pooled`: the URL leads to a pooler in transaction mode, so the next statement may run in another session, which
-    does not know what was prepared in this one. What is set here, its own configuration has to set (docs/deploy.md).
+    A statement waits at most `lock_timeout_seconds` for a lock: a program that keeps a conversation locked for long
+    must not use up the pool. A caller waits up to 5 s for one of `pool_size` connections and then gets
+    sqlalchemy.exc.TimeoutError; with 0 there is no pool, and each use opens a session.
+    `pooled`: the URL leads to a pooler in transaction mode, so the next statement may run in another session, where
+    prepared statements of this one do not exist. The options below must be set by the pooler's configuration
+    (docs/deploy.md).
     """
 
     def connect_and_set() -> psycopg.Connection[tuple[Any, ...]]:
@@ -88,17 +88,18 @@ def make_engine(
         creator=connect_and_set,
         isolation_level="AUTOCOMMIT",
         pool_reset_on_return=None,  # in autocommit there is nothing to roll back
+        hide_parameters=True,  # the texts of chats do not belong into the log
         **pool,
     )
-    sa.event.listen(engine, "checkout", refuse_dead_connection)
+    sa.event.listen(engine, "checkout", discard_dead_connection)
     return engine
 
 
-def refuse_dead_connection(connection: Any, *_: object) -> None:
+def discard_dead_connection(connection: Any, *_: object) -> None:
     """Makes the pool replace a connection that the server has closed while it was idle.
 
-    A server says nothing to an idle session but goodbye, so something to read means that it is gone. It
-    costs one poll() where pool_pre_ping costs a round trip.
+    A server sends nothing to an idle session except the end of the connection, so readable means closed. This costs
+    one poll(), pool_pre_ping a round trip.
     """
     poll = select.poll()
     poll.register(connection.pgconn.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
@@ -108,5 +109,20 @@ def refuse_dead_connection(connection: Any, *_: object) -> None:
 
 @functools.cache
 def query(name: str) -> sa.TextClause:
-    """The statement in queries/<name>.sql. psql runs the same file, with `-v parameter=value`."""
+    """The statement in queries/<name>.sql: `query("api/read_conversation")`. psql runs it with `-v parameter=value`."""
     return sa.text(importlib.resources.files("sql").joinpath(f"queries/{name}.sql").read_text("utf-8"))
+
+
+def call(function: str, /, **values: Any) -> tuple[sa.Select[Any], dict[str, Any]]:
+    """A call of a database function, and its arguments: `connection.execute(*call("cancel_chat", chat_id=5))`.
+
+    Arguments are passed by name, so a wrong or missing one is an error and cannot be taken for another.
+    """
+    return _statement(function, *values), values
+
+
+@functools.cache  # building it each time would cost 0.3 ms
+def _statement(function: str, *names: str) -> sa.Select[Any]:
+    """select * from function(a => :a, b => :b)"""
+    arguments = [sa.literal_column(name).op("=>")(sa.bindparam(name)) for name in names]
+    return sa.select(sa.literal_column("*")).select_from(getattr(sa.func, function)(*arguments))

@@ -1,6 +1,7 @@
-"""XMPP addresses in the one form in which servers compare them, so that two spellings are one person.
+"""XMPP addresses (JIDs) in the normalized form in which servers compare them: two spellings of one address are equal.
 
-By RFC 6122, as the servers in use do: nodeprep for the name, nameprep and letters instead of punycode for the domain.
+By RFC 6122, like the servers in use: nodeprep for the local part; nameprep, and Unicode instead of punycode, for the
+domain.
 """
 
 from __future__ import annotations
@@ -9,34 +10,34 @@ import re
 from encodings.idna import ToASCII, ToUnicode, dots, nameprep
 
 LONGEST_PART_BYTES = 1023
-NOT_IN_A_NAME = re.compile("[\0-\x20\x7f\"&'/:<>@]")  # what nodeprep forbids and nameprep does not
+FORBIDDEN_IN_LOCAL_PART = re.compile("[\0-\x20\x7f\"&'/:<>@]")  # by nodeprep, beyond nameprep
 HOST_LABEL = re.compile("[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
 
 
 class BadJid(ValueError):
-    """No such address can be."""
+    """Not a valid JID."""
 
 
 def bare_jid(text: str) -> str:
-    """Somebody's address, name@domain without a resource, as servers compare it. Raises BadJid."""
-    name, _, rest = text.partition("@")
+    """The bare JID, local@domain without a resource, normalized. Raises BadJid."""
+    local, _, rest = text.partition("@")
     try:
-        name = nameprep(name)
+        local = nameprep(local)
     except UnicodeError as error:
         raise BadJid(str(error)) from None
-    if not name or len(name.encode()) > LONGEST_PART_BYTES or NOT_IN_A_NAME.search(name):
-        raise BadJid("a name that cannot be")
-    return f"{name}@{domain(rest)}"
+    if not local or len(local.encode()) > LONGEST_PART_BYTES or FORBIDDEN_IN_LOCAL_PART.search(local):
+        raise BadJid("invalid JID local part")
+    return f"{local}@{domain(rest)}"
 
 
 def domain(text: str) -> str:
-    """A domain as servers compare it. Raises BadJid."""
+    """The domain, normalized. Raises BadJid."""
     try:
         labels = [nameprep(label) for label in dots.split(text.removesuffix("."))]
         labels = [ToUnicode(label) if label.startswith("xn--") else label for label in labels]
-        fits = all(HOST_LABEL.fullmatch(ToASCII(label).decode()) for label in labels)
+        is_valid = all(HOST_LABEL.fullmatch(ToASCII(label).decode()) for label in labels)
     except UnicodeError as error:
         raise BadJid(str(error)) from None
-    if not fits or len(text.encode()) > LONGEST_PART_BYTES:
-        raise BadJid("a domain that cannot be")
+    if not is_valid or len(text.encode()) > LONGEST_PART_BYTES:
+        raise BadJid("invalid JID domain")
     return ".".join(labels)

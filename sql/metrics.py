@@ -1,4 +1,4 @@
-"""What worker, relay and web count alike, and how the first two are asked: GET /metrics on a port of their own."""
+"""Metrics that worker, relay and web share, and GET /metrics of the first two, on a port of their own."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from sql.log import Log
 
 log = Log("metrics")
 
-# Chats are sent within milliseconds, or hours late when something is wrong.
+# Chats are sent within milliseconds, or, when something is wrong, hours late.
 DELAY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0)
 
-# Of each process's LISTEN connection: "feed" of web, "bell" of a worker, "ear" of a relay.
+# Of the LISTEN connection of each process: "web", "worker", "relay".
 LISTENER_UP = Gauge(
-    "shoptalk_listener_up", "1 while the LISTEN connection stands.", ["listener"], multiprocess_mode="livemin"
+    "shoptalk_listener_up", "1 while the LISTEN connection is up.", ["listener"], multiprocess_mode="livemin"
 )
-LISTENER_LOST = Counter("shoptalk_listener_lost", "LISTEN connections that were lost.", ["listener"])
-DATABASE_TROUBLES = Counter("shoptalk_database_troubles", "Failed statements that were repeated.")
+LISTENER_LOST = Counter("shoptalk_listener_lost", "Lost LISTEN connections.", ["listener"])
+DATABASE_TROUBLES = Counter("shoptalk_database_troubles", "Failed statements that were retried.")
 
 
 def listener_is_up(listener: str) -> None:
-    """It listens (again)."""
+    """Records that this listener is up."""
     LISTENER_UP.labels(listener).set(1)
 
 
 def listener_is_lost(listener: str) -> None:
-    """Its connection is gone."""
+    """Records that this listener has lost its connection."""
     LISTENER_UP.labels(listener).set(0)
     LISTENER_LOST.labels(listener).inc()
 
 
 class BatchHistogram:
-    """A histogram that counts a whole batch at once: the library's own would be asked once a chat."""
+    """A histogram that records a whole batch at once; the library's own takes one call per chat."""
 
     def __init__(self, name: str, help_text: str, label: str) -> None:
         self._name, self._help, self._label = name, help_text, label
@@ -51,14 +51,14 @@ class BatchHistogram:
         REGISTRY.register(self)
 
     def observe(self, label: str, seconds: float, times: int) -> None:
-        """So many took so long."""
+        """Records so many observations of the same duration."""
         with self._lock:
             counts = self._counts.setdefault(label, [0] * (len(DELAY_BUCKETS) + 1))
             counts[bisect_left(DELAY_BUCKETS, seconds)] += times
             self._sums[label] = self._sums.get(label, 0.0) + seconds * times
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """For the library."""
+        """Called by the library."""
         family = HistogramMetricFamily(self._name, self._help, labels=[self._label])
         with self._lock:
             for label, counts in self._counts.items():
@@ -71,15 +71,15 @@ class BatchHistogram:
 
 
 class _Quiet(WSGIRequestHandler):
-    timeout = 10  # seconds for a request: one that never comes keeps no thread
+    timeout = 10  # seconds for a request, so that a silent connection does not keep its thread
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: a scrape every few seconds is no event."""
+        """Logs nothing: a scrape comes every few seconds."""
 
 
 class _Server(ThreadingWSGIServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing: a scraper that hangs up is no event either."""
+        """Logs nothing: a scraper that disconnects is not an error."""
 
 
 class _ServerV6(_Server):
@@ -87,32 +87,32 @@ class _ServerV6(_Server):
 
 
 def serve(address: tuple[str, int] | None, keys: tuple[str, ...]) -> None:
-    """Answers GET /metrics at the address, to those who show a key where there are some; None: does not.
+    """Serves GET /metrics at the address; if there are keys, a request needs one. None: serves nothing.
 
-    Chats are more than their figures: where the port cannot be had, it is logged and the process goes on.
+    Chats matter more than metrics: if the port cannot be bound, that is logged and the process continues.
     """
     if address is None:
         return
     try:
         kind = _ServerV6 if ":" in address[0] else _Server
-        server = make_server(*address, _asking_for_key(keys), kind, handler_class=_Quiet)
+        server = make_server(*address, _require_key(keys), kind, handler_class=_Quiet)
     except OSError as error:
         log("metrics_unavailable", host=address[0], port=address[1], reason=error)
         return
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
-def _asking_for_key(keys: tuple[str, ...]) -> Callable[..., Iterable[bytes]]:
+def _require_key(keys: tuple[str, ...]) -> Callable[..., Iterable[bytes]]:
     metrics = make_wsgi_app()
 
-    def app(asked: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        given = asked.get("HTTP_AUTHORIZATION", "").encode("latin-1")
+    def app(request: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        given = request.get("HTTP_AUTHORIZATION", "").encode("latin-1")
         if keys and not any(hmac.compare_digest(given, f"Bearer {key}".encode()) for key in keys):
             start_response("401 Unauthorized", [("WWW-Authenticate", "Bearer"), ("Content-Type", "text/plain")])
-            return [b"send one of the keys of SHOPTALK_API_KEYS\n"]
-        if asked["PATH_INFO"] != "/metrics":
+            return [b"missing or unknown API key: send one of SHOPTALK_API_KEYS\n"]
+        if request["PATH_INFO"] != "/metrics":
             start_response("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"only /metrics is here\n"]
-        return metrics(asked, start_response)  # type: ignore[no-any-return]
+            return [b"only /metrics is served here\n"]
+        return metrics(request, start_response)  # type: ignore[no-any-return]
 
     return app

@@ -1,7 +1,8 @@
-"""Settings, read from the environment once and checked as they are read."""
+"""Settings. Each environment variable is declared once: a field with its name, parser and default."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import importlib.util
 import ipaddress
@@ -9,17 +10,20 @@ import os
 import re
 import urllib.parse
 import zoneinfo
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 from sql.jid import domain
 
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 SPAN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
+T = TypeVar("T")
+
 
 class BadSetting(ValueError):
-    """A setting that cannot be used; the text names it and says what would do."""
+    """An invalid setting; the text names the variable and says what is expected."""
 
 
 @dataclass(frozen=True)
@@ -27,102 +31,21 @@ class XmppComponent:
     """How to be a component of an XMPP server (XEP-0114)."""
 
     jid: str  # the component's own, a domain such as chat.example.org
-    secret: str = field(repr=False)
+    secret: str = dataclasses.field(repr=False)
     host: str  # where the server listens for components
     port: int
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What one process needs to know. `from_environment()` is the way to make one."""
-
-    # A libpq URL or keyword string; empty: libpq's own defaults (PGHOST …). Not shown, as it may have a password.
-    database_url: str = field(repr=False)
-    listen_url: str = field(default="", repr=False)  # the same past the pooler that database_url leads to; empty: none
-    host: str = "127.0.0.1"
-    port: int = 8000
-    web_processes: int = 2
-    api_keys: tuple[str, ...] = field(default=(), repr=False)  # all scopes, all stores; others are in the database
-    timezone: str = "UTC"  # IANA name; with opens and closes, what a new store starts with
-    opens: dt.time = dt.time(9)
-    closes: dt.time = dt.time(14)  # at or before opens: past midnight; both 00:00: the whole day
-    webhook_allow_private: bool = False  # webhooks may go to loopback, private and link-local addresses
-    cors_origins: frozenset[str] = frozenset()  # whose pages may call the API
-    proxies: int = 0  # in front of web, each of which adds the address it was asked from to X-Forwarded-For
-    key_per_minute: int = 60_000  # requests of one key to one web process; 0: any number
-    token_per_minute: int = 600  # of one client, operator or conversation with tokens
-    address_per_minute: int = 3000  # of one address that shows neither
-    most_waiting: int = 0  # chats in the queue, held ones too, above which more are refused; 0: any number
-    oldest_queued_seconds: int = 0  # how long a chat may wait to be sent before more are refused; 0: any time
-    keep_days: int = 0  # after which the worker removes what was sent or cancelled; 0: never
-    xmpp_component: XmppComponent | None = None  # None: no XMPP
-    amqp_urls: tuple[str, ...] = ()  # of the RabbitMQ that chats go to and come from, one for each of its nodes
-    fanout: str = "postgres"  # how new chats come to the web processes: by LISTEN, or "amqp"
-    worker_metrics: tuple[str, int] | None = None  # host and port where a worker serves /metrics; None: nowhere
-    relay_metrics: tuple[str, int] | None = None  # and a relay
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Reads the variables that the README lists. Raises BadSetting."""
-        opens, closes = _span(environ.get("SHOPTALK_HOURS") or "09:00-14:00")
-        return cls(
-            database_url=environ.get("DATABASE_URL", ""),
-            listen_url=environ.get("SHOPTALK_LISTEN_URL", ""),
-            host=environ.get("HOST") or cls.host,
-            port=_number("PORT", environ.get("PORT") or str(cls.port)),
-            web_processes=_number("WEB_CONCURRENCY", environ.get("WEB_CONCURRENCY") or str(cls.web_processes)),
-            api_keys=_api_keys(environ.get("SHOPTALK_API_KEYS", "")),
-            timezone=_timezone(environ.get("SHOPTALK_TIMEZONE") or cls.timezone),
-            opens=opens,
-            closes=closes,
-            webhook_allow_private=environ.get("SHOPTALK_WEBHOOK_ALLOW_PRIVATE", "") not in ("", "0", "false", "no"),
-            cors_origins=_origins(environ.get("SHOPTALK_CORS_ORIGINS", "")),
-            proxies=_count("SHOPTALK_PROXIES", environ.get("SHOPTALK_PROXIES"), cls.proxies),
-            key_per_minute=_count(
-                "SHOPTALK_KEY_PER_MINUTE", environ.get("SHOPTALK_KEY_PER_MINUTE"), cls.key_per_minute
-            ),
-            token_per_minute=_count(
-                "SHOPTALK_TOKEN_PER_MINUTE", environ.get("SHOPTALK_TOKEN_PER_MINUTE"), cls.token_per_minute
-            ),
-            address_per_minute=_count(
-                "SHOPTALK_ADDRESS_PER_MINUTE", environ.get("SHOPTALK_ADDRESS_PER_MINUTE"), cls.address_per_minute
-            ),
-            most_waiting=_count("SHOPTALK_MOST_WAITING", environ.get("SHOPTALK_MOST_WAITING"), cls.most_waiting),
-            oldest_queued_seconds=_count(
-                "SHOPTALK_OLDEST_QUEUED_SECONDS",
-                environ.get("SHOPTALK_OLDEST_QUEUED_SECONDS"),
-                cls.oldest_queued_seconds,
-            ),
-            keep_days=_count("SHOPTALK_KEEP_DAYS", environ.get("SHOPTALK_KEEP_DAYS"), cls.keep_days),
-            xmpp_component=_xmpp_component(environ.get("XMPP_COMPONENT", "")),
-            amqp_urls=_amqp_urls(environ.get("AMQP_URL", "")),
-            fanout=_fanout(environ.get("FANOUT") or cls.fanout, environ.get("AMQP_URL", "")),
-            worker_metrics=_metrics("SHOPTALK_WORKER_METRICS", environ.get("SHOPTALK_WORKER_METRICS", ""), environ),
-            relay_metrics=_metrics("SHOPTALK_RELAY_METRICS", environ.get("SHOPTALK_RELAY_METRICS", ""), environ),
-        )
-
-    @property
-    def is_exposed(self) -> bool:
-        """Whether HOST lets other machines in."""
-        return not is_loopback(self.host)
-
-    @property
-    def pooled(self) -> bool:
-        """Whether a pooler that may change sessions between two statements stands in front of the database."""
-        return bool(self.listen_url)
-
-    @property
-    def direct_url(self) -> str:
-        """The database past any pooler: for LISTEN, session locks, and whatever needs a session of its own."""
-        return self.listen_url or self.database_url
+# Parsers ---------------------------------------------------------------------------------------------
+# From a variable's name and text to its value. They raise BadSetting, without the text where it contains a secret.
 
 
-def _span(text: str) -> tuple[dt.time, dt.time]:
-    match = SPAN.fullmatch(text)
-    if match is None:
-        raise BadSetting(f"SHOPTALK_HOURS={text}: expected a span such as 09:00-14:00")
-    hour, minute, end_hour, end_minute = map(int, match.groups())
-    return dt.time(hour, minute), dt.time(end_hour, end_minute)
+def _text(name: str, text: str) -> str:
+    return text
+
+
+def _flag(name: str, text: str) -> bool:
+    return text not in ("", "0", "false", "no")
 
 
 def _number(name: str, text: str) -> int:
@@ -131,24 +54,45 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
-def _count(name: str, text: str | None, default: int) -> int:
-    if not text:
-        return default
+def _count(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise BadSetting(f"{name}={text}: expected a whole number, 0 for none")
+        raise BadSetting(f"{name}={text}: expected a whole number")
     return int(text)
 
 
-def _origins(text: str) -> frozenset[str]:
+def _span(name: str, text: str) -> tuple[dt.time, dt.time]:
+    match = SPAN.fullmatch(text)
+    if match is None:
+        raise BadSetting(f"{name}={text}: expected a span such as 09:00-14:00")
+    hour, minute, end_hour, end_minute = map(int, match.groups())
+    return dt.time(hour, minute), dt.time(end_hour, end_minute)
+
+
+def _timezone(name: str, text: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise BadSetting(f"{name}={text}: expected an IANA time zone such as Europe/Berlin") from error
+    return text
+
+
+def _origins(name: str, text: str) -> frozenset[str]:
     origins = frozenset(origin.strip() for origin in text.split(",") if origin.strip())
     for origin in origins:
         if not ORIGIN.fullmatch(origin):
-            raise BadSetting(f"SHOPTALK_CORS_ORIGINS={origin}: expected origins such as https://shop.example")
+            raise BadSetting(f"{name}={origin}: expected origins such as https://shop.example")
     return origins
 
 
-def _xmpp_component(text: str) -> XmppComponent | None:
-    """None where it is unset. The text has the secret in it, so no error shows it."""
+def _api_keys(name: str, text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if "CHANGE_ME" in keys:  # the published placeholder of deploy/shoptalk.env
+        raise BadSetting(f"{name}=CHANGE_ME: set a secret of your own, from `openssl rand -hex 32`")
+    return keys
+
+
+def _xmpp_component(name: str, text: str) -> XmppComponent | None:
+    """None if unset. The text contains the secret."""
     if not text:
         return None
     try:
@@ -158,59 +102,129 @@ def _xmpp_component(text: str) -> XmppComponent | None:
             return XmppComponent(domain(urllib.parse.unquote(url.username)), secret, url.hostname, url.port or 5347)
     except ValueError:
         pass
-    raise BadSetting("XMPP_COMPONENT: expected xmpp://chat.example.org:secret@host:5347, the secret percent-encoded")
+    raise BadSetting(f"{name}: expected xmpp://chat.example.org:secret@host:5347, the secret percent-encoded")
 
 
-def _fanout(text: str, amqp_url: str) -> str:
-    if text not in ("postgres", "amqp"):
-        raise BadSetting(f"FANOUT={text}: expected postgres or amqp")
-    if text == "amqp" and not amqp_url:
-        raise BadSetting("FANOUT=amqp needs AMQP_URL")
-    return text
-
-
-def _amqp_urls(text: str) -> tuple[str, ...]:
-    """Comma-separated. Their text is never shown: it has the password in it."""
+def _amqp_urls(name: str, text: str) -> tuple[str, ...]:
+    """Comma-separated. The text contains the password."""
     urls = tuple(url.strip() for url in text.split(",") if url.strip())
     for url in urls:
         try:
             parts = urllib.parse.urlsplit(url)
-            fit = parts.scheme in ("amqp", "amqps") and parts.hostname and parts.port != 0
+            is_valid = parts.scheme in ("amqp", "amqps") and parts.hostname and parts.port != 0
         except ValueError:
-            fit = False
-        if not fit:
-            raise BadSetting("AMQP_URL: expected amqp://user:password@host:5672/vhost, or several with commas between")
+            is_valid = False
+        if not is_valid:
+            raise BadSetting(f"{name}: expected amqp://user:password@host:5672/vhost, or several separated by commas")
     if urls and importlib.util.find_spec("aio_pika") is None:
-        raise BadSetting("AMQP_URL needs what is not installed: bin/install.py requirements-amqp.txt")
+        raise BadSetting(
+            f"{name} is set but aio-pika is not installed; run: python3 bin/install.py requirements-amqp.txt"
+        )
     return urls
 
 
-def _api_keys(text: str) -> tuple[str, ...]:
-    keys = tuple(key.strip() for key in text.split(",") if key.strip())
-    if "CHANGE_ME" in keys:  # deploy/shoptalk.env, as everybody can read it
-        raise BadSetting("SHOPTALK_API_KEYS=CHANGE_ME: set a secret of your own, from `openssl rand -hex 32`")
-    return keys
+def _fanout(name: str, text: str) -> str:
+    if text not in ("postgres", "amqp"):
+        raise BadSetting(f"{name}={text}: expected postgres or amqp")
+    return text
 
 
-def _metrics(name: str, text: str, environ: Mapping[str, str]) -> tuple[str, int] | None:
-    """Of `9101` or `10.0.0.5:9101` or `[::1]:9101`. What other machines reach asks for a key: there has to be one."""
+def _address(name: str, text: str) -> tuple[str, int] | None:
+    """`9101`, `10.0.0.5:9101` or `[::1]:9101`; None if unset."""
     if not text:
         return None
     host, _, port = text.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    if not is_loopback(host) and not _api_keys(environ.get("SHOPTALK_API_KEYS", "")):
-        raise BadSetting(
-            f"{name}={text} can be read by other machines: set SHOPTALK_API_KEYS, which are then asked for"
-        )
-    return host, _number(name, port)
+    return host.strip("[]") or "127.0.0.1", _number(name, port)
 
 
-def _timezone(name: str) -> str:
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise BadSetting(f"SHOPTALK_TIMEZONE={name}: expected an IANA zone such as Europe/Berlin") from error
-    return name
+# The settings ----------------------------------------------------------------------------------------
+
+
+def setting(name: str, parse: Callable[[str, str], T], default: str = "", secret: bool = False) -> T:
+    """A field that is read from the variable `name`; unset and empty mean `default`. `secret` fields are not shown."""
+    field: T = dataclasses.field(
+        default=parse(name, default), repr=not secret, metadata={"name": name, "parse": parse, "default": default}
+    )
+    return field
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one process. Create them with `from_environment()`."""
+
+    # A libpq URL or keyword string; empty: libpq's own defaults (PGHOST …).
+    database_url: str = setting("DATABASE_URL", _text, secret=True)
+    # A direct connection to the same database; empty: database_url is one. See direct_url.
+    given_direct_url: str = setting("SHOPTALK_DIRECT_URL", _text, secret=True)
+    host: str = setting("HOST", _text, "127.0.0.1")
+    port: int = setting("PORT", _number, "8000")
+    web_processes: int = setting("WEB_CONCURRENCY", _number, "2")
+    # Keys with all scopes for all stores; others are in the database.
+    api_keys: tuple[str, ...] = setting("SHOPTALK_API_KEYS", _api_keys, secret=True)
+    # The time zone (IANA) and hours of a new store. Hours that end at or before their start run past midnight;
+    # 00:00-00:00 is the whole day.
+    timezone: str = setting("SHOPTALK_TIMEZONE", _timezone, "UTC")
+    hours: tuple[dt.time, dt.time] = setting("SHOPTALK_HOURS", _span, "09:00-14:00")
+    # Whether webhooks may go to loopback, private and link-local addresses.
+    webhook_allow_private: bool = setting("SHOPTALK_WEBHOOK_ALLOW_PRIVATE", _flag)
+    # Sites whose pages may call the API.
+    cors_origins: frozenset[str] = setting("SHOPTALK_CORS_ORIGINS", _origins)
+    # Proxies in front of web, each of which adds its peer's address to X-Forwarded-For.
+    proxies: int = setting("SHOPTALK_PROXIES", _count, "0")
+    # Requests per minute to one web process; 0: no limit. Of one key; of one client, operator or conversation with
+    # tokens; of one address without a credential.
+    key_per_minute: int = setting("SHOPTALK_KEY_PER_MINUTE", _count, "60000")
+    token_per_minute: int = setting("SHOPTALK_TOKEN_PER_MINUTE", _count, "600")
+    address_per_minute: int = setting("SHOPTALK_ADDRESS_PER_MINUTE", _count, "3000")
+    # New chats are answered 429 with more chats than this in the queue, held ones included, or with an older due chat.
+    most_waiting: int = setting("SHOPTALK_MOST_WAITING", _count, "0")
+    oldest_queued_seconds: int = setting("SHOPTALK_OLDEST_QUEUED_SECONDS", _count, "0")
+    # The worker removes chats that were sent or cancelled longer ago than this; 0: never.
+    keep_days: int = setting("SHOPTALK_KEEP_DAYS", _count, "0")
+    xmpp_component: XmppComponent | None = setting("XMPP_COMPONENT", _xmpp_component, secret=True)  # noqa: RUF009
+    # The RabbitMQ that chats go to and come from: a URL for each of its nodes.
+    amqp_urls: tuple[str, ...] = setting("AMQP_URL", _amqp_urls, secret=True)
+    # How web processes get new chats: "postgres" (LISTEN) or "amqp".
+    fanout: str = setting("FANOUT", _fanout, "postgres")
+    # Host and port where the worker and the relay serve /metrics.
+    worker_metrics: tuple[str, int] | None = setting("SHOPTALK_WORKER_METRICS", _address)
+    relay_metrics: tuple[str, int] | None = setting("SHOPTALK_RELAY_METRICS", _address)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Reads the variables of docs/settings.md. Raises BadSetting."""
+        values = {}
+        for field in dataclasses.fields(cls):
+            name, parse = field.metadata["name"], field.metadata["parse"]
+            values[field.name] = parse(name, environ.get(name) or field.metadata["default"])
+        settings = cls(**values)
+        settings._check_combinations()
+        return settings
+
+    def _check_combinations(self) -> None:
+        if self.fanout == "amqp" and not self.amqp_urls:
+            raise BadSetting("FANOUT=amqp needs AMQP_URL")
+        for name, address in (
+            ("SHOPTALK_WORKER_METRICS", self.worker_metrics),
+            ("SHOPTALK_RELAY_METRICS", self.relay_metrics),
+        ):
+            if address and not is_loopback(address[0]) and not self.api_keys:
+                raise BadSetting(f"{name}: other machines can reach {address[0]}; set SHOPTALK_API_KEYS")
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can reach HOST."""
+        return not is_loopback(self.host)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether database_url leads to a pooler in transaction mode: then two statements may run in two sessions."""
+        return bool(self.given_direct_url)
+
+    @property
+    def direct_url(self) -> str:
+        """A direct connection, not through a pooler: for LISTEN, session locks and other session state."""
+        return self.given_direct_url or self.database_url
 
 
 def is_loopback(host: str) -> bool:

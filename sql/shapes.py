@@ -1,4 +1,4 @@
-"""How a chat looks outside, wherever it is read: REST, stream, webhook, RabbitMQ."""
+"""A chat as JSON, the same for REST, streams, webhooks and RabbitMQ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def instant(value: dt.datetime | None) -> str | None:
 
 
 def chat(row: Row[Any] | Any) -> dict[str, Any]:
-    """A chat's members from a row that has its columns."""
+    """A chat's members, from a row with its columns."""
     return {
         "chat_id": row.chat_id,
         "conversation_id": row.conversation_id,

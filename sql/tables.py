@@ -1,4 +1,4 @@
-"""The tables and views that requests put queries together over; schema.sql is where they are made."""
+"""The tables and views for queries that are built with SQLAlchemy; schema.sql creates them."""
 
 from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text
 

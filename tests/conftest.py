@@ -1,72 +1,47 @@
-"""What the tests stand on: a real server, a database of its own for each test, real processes."""
+"""The fixtures: a real PostgreSQL server, a database for each test, real processes, a browser, RabbitMQ."""
 
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import os
-import queue
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-import testing.postgresql
 from flask.testing import FlaskClient
+from playwright.sync_api import Browser, sync_playwright
 
 from api import context
 from api.app import create_app
+from cli import main as cli_main
 from drill.rabbit import Rabbit, program
 from embedded import programs
+from sql.install import prepare
 from sql.open_files import allow_most_open_files
-from sql.schema import prepare
 from sql.settings import Settings
-from tests.proxy import Proxy
-
-ROOT = Path(__file__).parent.parent
-Connection = psycopg.Connection[tuple[Any, ...]]
-
-serial = itertools.count(1)
+from tests.support.api import MakeClient
+from tests.support.browser import FLAGS, Site
+from tests.support.cli import Answer, Shoptalk
+from tests.support.db import AsRole, Connection, Postgresql, on
+from tests.support.deploy import render
+from tests.support.processes import Start, find_program, free_port, starting
+from tests.support.proxy import Proxy
+from tests.support.relay import Receiver
+from tests.support.reused import ReusedDatabase, SharedWeb
+from tests.support.web import Web
 
 allow_most_open_files()  # a test opens a thousand streams
 
 
 # A job in the background has it ignored, and what the tests start would inherit that and not end by Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class Postgresql(testing.postgresql.Postgresql):
-    """testing.postgresql on the embedded programs, also as root, ended with us."""
-
-    DEFAULT_SETTINGS = {  # noqa: RUF012
-        **testing.postgresql.Postgresql.DEFAULT_SETTINGS,
-        "initdb_args": "-U postgres -A trust -E UTF8 --locale=C --no-sync --no-instructions",
-        # 200 connections: the tests run many processes at once.
-        "postgres_args": "-h 127.0.0.1 -F -c synchronous_commit=off -c full_page_writes=off -c max_connections=200",
-    }
-
-    def initialize(self) -> None:
-        folder = programs.folder()
-        self.settings["initdb"], self.settings["postgres"] = str(folder / "initdb"), str(folder / "postgres")
-        super().initialize()
-
-    def initialize_database(self) -> None:
-        programs.give(Path(self.base_dir))
-        command = [self.initdb, "-D", self.get_data_directory(), *self.settings["initdb_args"].split()]
-        subprocess.run(programs.becoming(command), check=True, stdout=subprocess.DEVNULL, env=programs.environment())
-
-    def get_server_commandline(self) -> list[str]:
-        return programs.becoming([str(word) for word in super().get_server_commandline()])
 
 
 @pytest.fixture(scope="session")
@@ -76,12 +51,15 @@ def server() -> Iterator[str]:
     if given:
         yield given
         return
-    with Postgresql() as own:
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder, Postgresql(base_dir=folder) as own:
         yield own.url(database="postgres")
 
 
-def on(server: str, database: str) -> str:
-    return psycopg.conninfo.make_conninfo(server, dbname=database)
+def memory_folder() -> str | None:
+    """Where files are in memory, if there is plenty of it: emptying a database there takes a fifth of the time."""
+    shared = "/dev/shm"
+    has_room = Path(shared).is_dir() and shutil.disk_usage(shared).free > 4 * 2**30
+    return shared if has_room and os.access(shared, os.W_OK) else None
 
 
 @pytest.fixture(scope="session")
@@ -95,14 +73,19 @@ def template(server: str) -> Iterator[str]:
         admin.execute(f"drop database {name} with (force)")
 
 
+@pytest.fixture(scope="session")
+def reused_database(server: str, template: str) -> Iterator[ReusedDatabase]:
+    """The database of all tests, one after the other."""
+    reused = ReusedDatabase(server, template)
+    yield reused
+    reused.drop()
+
+
 @pytest.fixture
-def database(server: str, template: str) -> Iterator[str]:
-    """A database of the test's own, as libpq's keyword string."""
-    name = f"{template}_{next(serial)}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"create database {name} template {template} strategy file_copy")
-        yield on(server, name)
-        admin.execute(f"drop database {name} with (force)")
+def database(request: pytest.FixtureRequest) -> str:
+    """A database with the schema and nothing else in it, as libpq's keyword string; with `web`, that one's."""
+    reused = request.getfixturevalue("shared_web" if "web" in request.fixturenames else "reused_database")
+    return str(reused.empty())
 
 
 @pytest.fixture
@@ -143,16 +126,13 @@ def shop(db: Connection) -> Connection:
     return db
 
 
-MakeClient = Callable[..., FlaskClient]
-
-
 @pytest.fixture(scope="session")
 def make_client() -> Iterator[MakeClient]:
     """Makes clients of an app: make_client(database_url, and other Settings). New stores are always open."""
     engines = []
 
     def make_client(database_url: str, **others: Any) -> FlaskClient:
-        settings = {"database_url": database_url, "opens": dt.time(0), "closes": dt.time(0)} | others
+        settings = {"database_url": database_url, "hours": (dt.time(0), dt.time(0))} | others
         app = create_app(Settings(**settings))
         with app.app_context():
             engines.append(context.engine())
@@ -169,12 +149,9 @@ def client(database: str, make_client: MakeClient) -> FlaskClient:
     return make_client(database)
 
 
-AsRole = Callable[[str], str]
-
-
 @pytest.fixture
 def as_role(database: str, db: Connection) -> Iterator[AsRole]:
-    """Makes an account that has the role, and answers how it connects."""
+    """Makes an account with the role and returns how it connects."""
     made = set()
 
     def as_role(role: str) -> str:
@@ -190,82 +167,88 @@ def as_role(database: str, db: Connection) -> Iterator[AsRole]:
         db.execute(f"drop role {name}")
 
 
-def clock(connection: Connection, instant: str) -> None:
-    """Stops the clock of the session's hour rule at the instant, UTC."""
-    connection.execute("select set_config('shoptalk.now', %s, false)", [instant + "+00"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 180) -> None:
-    """Returns once it holds; for what announces itself in no other way than by being so."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-
-
-class Process:
-    """A process of ours with its output as it comes; waits on lines, never on time."""
-
-    def __init__(self, command: list[str], env: dict[str, str]) -> None:
-        self.lines: list[str] = []
-        self._new: queue.Queue[str | None] = queue.Queue()
-        self.popen = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.popen.stdout is not None
-        with self.popen.stdout as output:
-            for line in output:
-                self.lines.append(line)
-                self._new.put(line)
-        self._new.put(None)
-
-    def expect(self, text: str, seconds: float = 60) -> str:
-        """The next line with the text."""
-        while True:
-            line = self._new.get(timeout=seconds)
-            assert line is not None, f"ended without {text!r}: {self.lines}"
-            if text in line:
-                return line
-
-    def end(self, how: signal.Signals = signal.SIGTERM, seconds: float = 15) -> int:
-        """Sends the signal and answers the exit status."""
-        self.popen.send_signal(how)
-        try:
-            return self.popen.wait(seconds)
-        finally:
-            self.popen.kill()
-            self.popen.wait()
-            self._reader.join(5)
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts Python modules as processes that end with the test: start("worker", DATABASE_URL=…)."""
+    with starting(sys.executable, "-m") as start:
+        yield start
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    """Starts processes that end with the test: start("worker", DATABASE_URL=…)."""
-    started: list[Process] = []
+def run() -> Iterator[Start]:
+    """Starts programs that end with the test."""
+    with starting() as run:
+        yield run
 
-    def start(*command: str, **env: str) -> Process:
-        started.append(Process([sys.executable, "-m", *command], env))
-        return started[-1]
 
-    yield start
-    for process in started:
-        process.end()
+@pytest.fixture(scope="session")
+def shared_web(server: str, template: str) -> Iterator[SharedWeb]:
+    """The web process of all tests that use `web`."""
+    with starting(sys.executable, "-m") as start:
+        shared = SharedWeb(start, server, template)
+        yield shared
+    shared.close()
+
+
+@pytest.fixture
+def web(shop: Connection, shared_web: SharedWeb) -> Web:
+    """The shared web process, on the shop. Its waits are short, see tests/support/impatient.py."""
+    return shared_web.web
+
+
+@pytest.fixture
+def own_web(shop: Connection, database: str, start: Start) -> Web:
+    """A web process of the test's own, on the shop."""
+    return Web(start, database)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def shoptalk(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shoptalk:
+    """Runs the command line on the test's database: shoptalk("cancel", "7")."""
+    monkeypatch.setenv("DATABASE_URL", database)
+
+    def shoptalk(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["shoptalk", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli_main.main()
+        out, err = capsys.readouterr()
+        return Answer(int(end.value.code or 0), out, err)
+
+    return shoptalk
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. Not for the whole session: while it runs, asyncio.run() works in no other test."""
+    program = find_program("chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def site(browser: Browser, start: Start, shop: Connection, database: str) -> Iterator[Site]:
+    """The shop's pages, with a web process and a worker of the test's own."""
+    site = Site(browser, start, database)
+    yield site
+    site.close()
 
 
 @pytest.fixture(scope="session")
 def rabbit() -> Iterator[Rabbit]:
     """A RabbitMQ of the tests' own, with Debian's programs."""
     if program() is None:
-        assert not os.environ.get("CI"), "rabbitmq-server is missing, and CI goes without nothing"
+        assert not os.environ.get("CI"), "rabbitmq-server is not installed"
         pytest.skip("needs rabbitmq-server")
     folder = Path(tempfile.mkdtemp())
     with Rabbit(folder) as rabbit:
@@ -275,7 +258,7 @@ def rabbit() -> Iterator[Rabbit]:
 
 @pytest.fixture
 def proxy() -> Iterator[Callable[[str, int], Proxy]]:
-    """Makes proxies in front of servers: proxy(host, port)."""
+    """Makes TCP proxies in front of servers: proxy(host, port)."""
     made: list[Proxy] = []
 
     def proxy(host: str, port: int) -> Proxy:
@@ -294,3 +277,33 @@ def public_folder() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def pooler(database: str, run: Start, public_folder: Path) -> str:
+    """A PgBouncer in transaction mode in front of the test's database, with two server connections; its URL."""
+    pgbouncer = find_program("pgbouncer")
+    real = psycopg.conninfo.conninfo_to_dict(database)
+    port = free_port()
+    users = public_folder / "userlist.txt"
+    users.write_text(f'"{real["user"]}" "secret"\n')
+    config = render(
+        "pgbouncer.ini",
+        public_folder,
+        {
+            "host=127.0.0.1 port=5432 dbname=shoptalk": "host={host} port={port} dbname={dbname}".format(**real),
+            "admin_users = shoptalk": f"admin_users = {real['user']}",
+            "listen_port = 6432": f"listen_port = {port}",
+            "default_pool_size = 20": "default_pool_size = 2",
+            "reserve_pool_size = 5": "reserve_pool_size = 0",
+            "/etc/pgbouncer/userlist.txt": str(users),
+            "/var/log/postgresql/pgbouncer.log": str(public_folder / "log"),
+            "/var/run/postgresql/pgbouncer.pid": str(public_folder / "pid"),
+        },
+    )
+    programs.give_ownership(public_folder)  # it will not run as root
+    bouncer = run(*programs.run_as_server([pgbouncer, str(config)]))
+    bouncer.expect("process up")
+    return psycopg.conninfo.make_conninfo(
+        host="127.0.0.1", port=port, dbname="shoptalk", user=str(real["user"]), password="secret"
+    )

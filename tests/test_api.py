@@ -11,12 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from api.app import LARGEST_BODY_BYTES, create_app
-from sql.keys import insist_on_keys
+from sql.keys import require_keys
 from sql.settings import BadSetting, Settings
-from tests.conftest import Connection, MakeClient, on
+from tests.support.api import MakeClient, at_fault, problem
+from tests.support.db import Connection, on
 
 ANN = {"client_id": 1, "username": "Ann", "location": "Oslo"}
 OLGA = {"operator_id": 1, "operator_name": "Olga", "operator_group": "day", "store_id": 5}
@@ -30,22 +30,6 @@ def shop_client(client: FlaskClient) -> FlaskClient:
     assert client.post("/v1/clients", json=ANN).status_code == 201
     assert client.post("/v1/operators", json=OLGA).status_code == 201
     return client
-
-
-def problem(answer: TestResponse, status: int) -> dict[str, Any]:
-    """The problem, once it has the shape that every problem has."""
-    body: dict[str, Any] = answer.get_json(force=True)
-    assert answer.status_code == status, body
-    assert answer.content_type == "application/problem+json"
-    assert body["status"] == status
-    assert {"type", "title", "status", "detail", "message"} <= body.keys() <= {
-        "type", "title", "status", "detail", "message", "errors"}  # fmt: skip
-    assert all(isinstance(body[name], str) and body[name] for name in ("type", "title", "detail", "message"))
-    return body
-
-
-def at_fault(answer: TestResponse, status: int = 400) -> set[str]:
-    return {error["field"] for error in problem(answer, status).get("errors", [])}
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -90,7 +74,7 @@ def test_a_chat_outside_the_hours_is_held_and_says_until_when(
 ) -> None:
     db.execute("do $$ begin execute format('alter database %I set shoptalk.now = %L', current_database(),"
                " '2026-03-02 03:00+00'); end $$")  # fmt: skip
-    client = make_client(database, opens=dt.time(9), closes=dt.time(14))
+    client = make_client(database, hours=(dt.time(9), dt.time(14)))
     client.post("/v1/clients", json=ANN)
     client.post("/v1/operators", json=OLGA)
     chat = client.post("/app/startChat/", json=CHAT).get_json()
@@ -336,9 +320,7 @@ def test_each_bad_field_is_named_and_nothing_stored(robust: FlaskClient, path: s
         (b"{}", "a/b/c;;;=", 415),
     ],
 )
-def test_bodies_that_are_none(
-    robust: FlaskClient, path: str, body: bytes, content_type: str, status: int | None
-) -> None:
+def test_invalid_bodies(robust: FlaskClient, path: str, body: bytes, content_type: str, status: int | None) -> None:
     answer = robust.open(path, method=METHODS.get(path, "POST"), data=body, content_type=content_type)
     if status is None:  # a list, which /v1/chats takes and answers item by item
         status = 200 if path == "/v1/chats" else 400
@@ -406,14 +388,14 @@ def test_settings_do_not_show_their_secrets() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org", "10.0.0.1"])
 def test_other_machines_come_in_only_where_keys_are_asked_for(database: str, db: Connection, host: str) -> None:
     exposed = Settings(database_url=database, host=host)
-    for refuses in (insist_on_keys, create_app):
-        with pytest.raises(BadSetting, match=rf"HOST={re.escape(host)} .*keys make"):
+    for refuses in (require_keys, create_app):
+        with pytest.raises(BadSetting, match=rf"HOST={re.escape(host)}, .*keys make"):
             refuses(exposed)
     db.execute("select make_key('old')")
     db.execute("select revoke_key('old')")
     with pytest.raises(BadSetting):
-        insist_on_keys(exposed)
-    insist_on_keys(Settings(database_url=database, host=host, api_keys=("a",)))
-    insist_on_keys(Settings(database_url=database, host="127.0.0.1"))
+        require_keys(exposed)
+    require_keys(Settings(database_url=database, host=host, api_keys=("a",)))
+    require_keys(Settings(database_url=database, host="127.0.0.1"))
     db.execute("select make_key('shop')")
-    insist_on_keys(exposed)
+    require_keys(exposed)

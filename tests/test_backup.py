@@ -1,4 +1,4 @@
-"""Backup and restore: a dump of a live system is a moment of it, and a worker goes on from there."""
+"""Backup and restore: a dump of a running system is consistent, and a worker continues from it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
+import pytest
 
-from sql.schema import prepare
-from tests.conftest import Connection, eventually
-from tests.test_enqueue import count, enqueue
-from tests.test_migrate import dump, run
-from tests.test_stream import Start
-from tests.test_worker import produce
+from sql.install import prepare
+from tests.support.db import Connection, count, dump, enqueue, enqueue_until, run_pg_program
+from tests.support.processes import Start, eventually
+
+pytestmark = pytest.mark.system
 
 
 def deliver(database: str, enough: threading.Event) -> None:
-    """As a relay does: moves the channel's cursor behind the log, by lease and token."""
+    """Moves the channel's cursor to the end of the log, by lease and token, as a relay does."""
     with psycopg.connect(database, autocommit=True) as db:
         while not enough.is_set():
             row = db.execute(
                 "select token, (select max(position) from sent_log) from lease_channel(1, 'x', 9)"
             ).fetchone()
             if row is not None and row[1] is not None:
-                db.execute("select settle_batch(1, %s, %s, 0, '{}', '[]', '[]'), release_lease(1, %s)", [*row, row[0]])
+                db.execute("select settle_batch(1, %s, %s, 0, '{}', '[]', '[]'), return_lease(1, %s)", [*row, row[0]])
 
 
 def log_of(db: Connection) -> list[tuple[int, int, int, int]]:
@@ -40,25 +40,25 @@ def test_a_dump_of_a_live_system_is_restored_and_a_worker_goes_on_in_order(
     worker = start("worker", DATABASE_URL=database)
     enough = threading.Event()
     with ThreadPoolExecutor() as pool:
-        producers = [pool.submit(produce, database, range(10 * n + 1, 10 * n + 6), 100, enough) for n in (0, 1)]
+        producers = [pool.submit(enqueue_until, database, range(10 * n + 1, 10 * n + 6), 100, enough) for n in (0, 1)]
         relay = pool.submit(deliver, database, enough)
         try:
             eventually(lambda: count(shop, "sent_log") > 100)
-            backup = run("pg_dump", "-Fc", database)
+            backup = run_pg_program("pg_dump", "-Fc", database)
         finally:
             enough.set()
         [producer.result() for producer in producers]
         relay.result()
     eventually(lambda: count(shop, "chat_queue") == 1)
     worker.end()
-    run("pg_restore", "--exit-on-error", "--single-transaction", "-d", empty, given=backup)
+    run_pg_program("pg_restore", "--exit-on-error", "--single-transaction", "-d", empty, given=backup)
 
     prepare(empty)
-    # But for parentheses: `a and b and c` is read back from a dump as `(a and b) and c`.
+    # Except for parentheses: `a and b and c` is restored as `(a and b) and c`.
     assert re.sub("[()]", "", dump(empty)) == re.sub("[()]", "", dump(database))
     with psycopg.connect(empty, autocommit=True) as restored:
         log = log_of(restored)
-        assert 100 < len(log) < count(shop, "sent_log"), "it was made while chats were sent"
+        assert 100 < len(log) < count(shop, "sent_log"), "the dump was made while chats were sent"
         assert log == log_of(shop)[: len(log)]
         waiting = {chat for (chat,) in restored.execute("select chat_id from chat_queue")}
         chats = {chat for (chat,) in restored.execute("select chat_id from chats")}

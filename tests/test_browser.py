@@ -5,41 +5,29 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import os
 import re
-import shutil
 import signal
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from embedded.cluster import Cluster
-from sql.schema import prepare
-from tests.conftest import Connection, Process, eventually
-from tests.test_enqueue import enqueue
-from tests.test_stream import Web
+from sql.install import prepare
+from tests.support.browser import Site
+from tests.support.db import Connection, enqueue
+from tests.support.processes import Start, eventually
 
-Start = Callable[..., Process]
+pytestmark = pytest.mark.system
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
 NARROW = {"width": 390, "height": 844}
-WIDE = {"width": 1280, "height": 800}
-
-# What the browser itself reports: a script that the policy stopped is a hole somewhere else.
-WATCH = "window.refusals = []; addEventListener('securitypolicyviolation', (e) => refusals.push(e.violatedDirective))"
-
 # A message as the window sends it, from elsewhere; returns once it has been dealt with.
 FORGE = """new Promise((done) => {
   addEventListener("message", () => setTimeout(done), { once: true });
@@ -47,58 +35,6 @@ FORGE = """new Promise((done) => {
 })"""
 
 expect.set_options(timeout=15_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    if program is None:
-        assert not os.environ.get("CI"), "chromium is not installed"
-        pytest.skip("chromium is not installed")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-class Site:
-    """A web process and a worker on a database, and pages that are open on them."""
-
-    def __init__(self, browser: Browser, start: Start, database: str) -> None:
-        self.browser, self.faults = browser, list[str]()
-        self.web = Web(start, database)
-        self.worker = start("worker", DATABASE_URL=database)
-        self.pages: list[Page] = []
-
-    def address(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.web.port}{path}"
-
-    def open(self, path: str, **how: Any) -> Page:
-        """The page in a browser profile of its own; in UTC unless told otherwise."""
-        page = self.browser.new_context(**{"viewport": WIDE, "timezone_id": "UTC"} | how).new_page()
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("dialog", lambda dialog: self.faults.append(dialog.message))
-        page.add_init_script(WATCH)
-        page.goto(self.address(path) if path.startswith("/") else path)
-        self.pages.append(page)
-        return page
-
-    def close(self) -> None:
-        for page in self.pages:
-            self.faults += page.evaluate("refusals")
-            page.context.close()
-        # Killed: a browser keeps its connections, for which gunicorn would wait its grace time.
-        processes = psutil.Process(self.web.process.popen.pid)
-        for process in [processes, *processes.children()]:
-            process.kill()
-        assert not self.faults
-
-
-@pytest.fixture
-def site(browser: Browser, start: Start, shop: Connection, database: str) -> Iterator[Site]:
-    site = Site(browser, start, database)
-    yield site
-    site.close()
 
 
 def live(page: Page) -> Page:
@@ -140,10 +76,10 @@ def test_desk_and_window_see_each_others_chats_without_reload(site: Site, shop: 
     expect(row(desk, "Ann").locator(".count")).to_have_text("1 unread")
     expect(desk).to_have_title("(1) Desk · Shoptalk")
     window = live(site.open("/chat/7"))
-    expect(window.locator("#presence")).to_have_text("Here now.")
+    expect(window.locator("#presence")).to_have_text("Online.")
 
     row(desk, "Ann").click()
-    expect(desk.locator("#presence")).to_contain_text("Here now")
+    expect(desk.locator("#presence")).to_contain_text("Online")
     expect(desk.locator(".chats .theirs .text")).to_have_text("Is my order on its way?")
     expect(row(desk, "Ann").locator(".count")).to_have_count(0)
     expect(desk).to_have_title("Desk · Shoptalk")
@@ -180,7 +116,7 @@ def test_a_held_chat_is_shown_with_its_time_and_can_be_edited_and_cancelled(site
     held = window.locator(".chat.held .standing")
     opens = shop.execute("select to_char(min(opens), 'HH24:MI') from store_hours where store_id = 2").fetchone()
     assert opens is not None
-    expect(held).to_contain_text(f"at {opens[0]} (Tokyo time), your message goes then.")
+    expect(held).to_contain_text(f"at {opens[0]} (Tokyo time); your message will be sent then.")
     row(desk, "Ann").click()
     expect(desk.locator(".chat.held .standing")).to_contain_text(f"at {opens[0]} (Tokyo time)")
     expect(desk.locator("#store")).to_contain_text("Closed, opens")
@@ -402,7 +338,7 @@ def test_a_shop_owner_changes_the_week_and_sees_before_what_would_move(site: Sit
     desk = live(site.open("/desk?store_id=2"))
     desk.get_by_role("link", name="Hours").click()
     expect(desk.get_by_role("heading", name="Hours of store 2")).to_be_visible()
-    expect(desk.locator("#preview")).to_have_text("As saved.")
+    expect(desk.locator("#preview")).to_have_text("No unsaved changes.")
 
     # Written by the keyboard, as people write it; and then wrong, which the field says.
     field = desk.get_by_label("Monday from")
@@ -412,9 +348,9 @@ def test_a_shop_owner_changes_the_week_and_sees_before_what_would_move(site: Sit
     desk.get_by_label("Monday to").fill("25")
     desk.get_by_label("Monday to").press("Tab")
     expect(desk.locator("[data-problem='weekly.mon']")).to_be_visible()
-    expect(desk.get_by_role("button", name="Save the hours")).to_be_disabled()
-    desk.get_by_role("button", name="Undo").click()
-    expect(desk.locator("#preview")).to_have_text("As saved.")
+    expect(desk.get_by_role("button", name="Save hours")).to_be_disabled()
+    desk.get_by_role("button", name="Discard changes").click()
+    expect(desk.locator("#preview")).to_have_text("No unsaved changes.")
 
     # Open round the clock, by dragging over each day: what is held would go now.
     for cells in desk.locator(".cells").all():
@@ -424,7 +360,7 @@ def test_a_shop_owner_changes_the_week_and_sees_before_what_would_move(site: Sit
             desk.mouse.move(box["x"] + (2 if step == "down" else box["width"] - 2), box["y"] + box["height"] / 2)
             getattr(desk.mouse, step)()
     expect(desk.get_by_label("Sunday to")).to_have_value("24:00")
-    expect(desk.locator("#preview")).to_contain_text("1 held chat would go")
+    expect(desk.locator("#preview")).to_contain_text("1 held chat would be released")
     assert shop.execute("select state from chat_states where chat_id = %s", [held.chat_id]).fetchone() == ("held",)
 
     desk.get_by_role("button", name="Add a day").click()
@@ -432,8 +368,8 @@ def test_a_shop_owner_changes_the_week_and_sees_before_what_would_move(site: Sit
     desk.get_by_label("Month and day").fill("12-25")
     desk.get_by_label("Name").fill("Christmas")
     desk.get_by_label("Name").press("Tab")
-    desk.get_by_role("button", name="Save the hours").click()
-    expect(desk.locator("#preview")).to_contain_text("Saved. 1 held chat now goes")
+    desk.get_by_role("button", name="Save hours").click()
+    expect(desk.locator("#preview")).to_contain_text("Saved. 1 held chat will be released")
     hours = desk.request.get(site.address("/v1/stores/2/hours")).json()
     assert hours["weekly"]["sun"] == [["00:00", "24:00"]]
     assert hours["exceptions"] == [{"yearly": "12-25", "name": "Christmas", "spans": []}]
@@ -446,7 +382,7 @@ def test_public_holidays_are_added_closed_and_only_saved_with_the_rest(site: Sit
     page.get_by_label("Country").fill("de")
     page.get_by_label("Year").fill("2027")
     page.get_by_role("button", name="Add public holidays").click()
-    expect(page.locator("#holidays-said")).to_contain_text("days added, closed.")
+    expect(page.locator("#holidays-said")).to_contain_text("days added as closed.")
     expect(page.locator(".different").first.get_by_text("Closed")).to_be_visible()
     expect(page.locator("#preview")).to_contain_text("Not saved yet.")
     assert shop.execute("select count(*) from store_exceptions").fetchone() == (0,)
@@ -467,7 +403,7 @@ def test_a_key_is_asked_for_once_and_a_wrong_one_again(
     desk = site.open("/desk?operator_id=1#7")
     desk.get_by_label("API key", exact=True).last.fill("wrong")
     desk.keyboard.press("Enter")
-    expect(desk.get_by_text("That key is not known here.")).to_be_visible()
+    expect(desk.get_by_text("Unknown API key.")).to_be_visible()
     desk.locator("#api-key").fill("sesame")
     desk.keyboard.press("Enter")
     live(desk)
@@ -479,13 +415,10 @@ def test_a_key_is_asked_for_once_and_a_wrong_one_again(
 
 
 @pytest.fixture
-def guarded(
-    browser: Browser, start: Start, shop: Connection, database: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Site]:
-    """A site that asks for keys, with a conversation."""
-    monkeypatch.setenv("SHOPTALK_API_KEYS", "sesame")
+def guarded(browser: Browser, start: Start, shop: Connection, database: str) -> Iterator[Site]:
+    """A site that requires keys, with a conversation. Without limits: renew_token() asks until web has noticed."""
     enqueue(shop, 7, "hi")
-    site = Site(browser, start, database)
+    site = Site(browser, start, database, SHOPTALK_API_KEYS="sesame", SHOPTALK_TOKEN_PER_MINUTE="0")
     yield site
     site.close()
 
@@ -538,7 +471,7 @@ def test_the_bubble_asks_the_shop_for_a_token_and_again_when_it_has_expired(
     expect(frame.locator(".text").first).to_have_text("hi")
     (folder / "token.json").write_text(json.dumps({"token": token(guarded, conversation_id=7, ttl_seconds=600)}))
     shop.execute("select rotate_token_secret(forget => true)")
-    (folder / "token.json").write_text(json.dumps({"token": renewed(guarded)}))
+    (folder / "token.json").write_text(json.dumps({"token": renew_token(guarded)}))
     frame.locator("#composer").fill("still here")
     frame.locator("#composer").press("Enter")
     eventually(lambda: shop.execute("select count(*) from chats").fetchone() == (2,))
@@ -549,8 +482,8 @@ def is_one(db: Connection, statement: str, values: list[str]) -> bool:
     return db.execute(statement, values).fetchone() == (1,)
 
 
-def renewed(site: Site) -> str:
-    """A token that counts from now on: web has noticed that the others are forgotten."""
+def renew_token(site: Site) -> str:
+    """A token that is valid from now on: web has noticed that older tokens are not."""
     old = token(site, conversation_id=7)
 
     def is_forgotten() -> bool:

@@ -13,10 +13,11 @@ import psutil
 import pytest
 from flask.testing import FlaskClient
 
-from tests.conftest import ROOT, Connection, Process, eventually
-from tests.test_deploy import Run, program, run  # noqa: F401
-from tests.test_enqueue import enqueue
-from tests.test_stream import Web
+from tests.support.db import Connection, enqueue
+from tests.support.processes import ROOT, Process, Start, eventually, find_program
+from tests.support.web import Web
+
+pytestmark = pytest.mark.system
 
 CLIENTS = {
     "curl": ["curl", "/bin/sh", "examples/chat.sh"],
@@ -30,13 +31,13 @@ def test_each_client_sends_a_chat_and_misses_none(
     shop: Connection,
     database: str,
     start: Callable[..., Process],
-    run: Run,  # noqa: F811
+    run: Start,
 ) -> None:
     start("worker", DATABASE_URL=database)
     web = Web(start, database)
     clients = {}
     for conversation, (name, (needed, *command)) in enumerate(CLIENTS.items(), start=7):
-        program(needed)
+        find_program(needed)
         env = {"SHOPTALK_URL": f"http://127.0.0.1:{web.port}", "CONVERSATION": str(conversation)}
         clients[conversation] = name, run(*command, LETTERS, "3", **env)
     for name, client in clients.values():
@@ -128,11 +129,11 @@ def hasty(path: str, folder: Path) -> str:
 def test_each_client_comes_back_from_a_cut_within_a_chunk_and_from_silence(
     name: str,
     fading: Fading,
-    run: Run,  # noqa: F811
+    run: Start,
     tmp_path: Path,
 ) -> None:
     needed, *command, path = CLIENTS[name]
-    program(needed)
+    find_program(needed)
     client = run(*command, hasty(path, tmp_path), "hi", "3", SHOPTALK_URL=fading.url, SHOPTALK_KEY=KEY)
     assert client.popen.wait(60) == 0
     assert [line.rpartition("chat ")[2][:1] for line in client.lines] == ["1", "2", "3"], client.lines
@@ -140,13 +141,13 @@ def test_each_client_comes_back_from_a_cut_within_a_chunk_and_from_silence(
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, None])
-def test_curls_key_is_nobody_elses_to_read_and_left_nowhere(
+def test_other_users_cannot_read_curls_key_and_it_is_left_nowhere(
     how: signal.Signals | None,
     fading: Fading,
-    run: Run,  # noqa: F811
+    run: Start,
     tmp_path: Path,
 ) -> None:
-    program("curl")
+    find_program("curl")
     count = "9" if how else "2"
     env = {"SHOPTALK_URL": fading.url, "SHOPTALK_KEY": KEY, "TMPDIR": str(tmp_path)}
     client = run("/bin/sh", "examples/chat.sh", "hi", count, **env)
@@ -167,7 +168,7 @@ def test_curls_key_is_nobody_elses_to_read_and_left_nowhere(
 
 
 def test_the_page_shows_the_programs_as_they_are() -> None:
-    page = (ROOT / "docs" / "clients.md").read_text()
+    page = (ROOT / "docs" / "api.md").read_text()
     for *_, path in CLIENTS.values():
         assert f"]({'../' + path})" in page, path
 

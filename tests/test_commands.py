@@ -1,4 +1,4 @@
-"""bin/run and bin/psql from outside, on a data folder of their own; whoever runs the tests runs them."""
+"""bin/run and bin/psql as commands, on a separate data folder, as the user that runs the tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from embedded.psql import _without_password
-from tests.conftest import ROOT, Process, eventually, free_port
+from tests.support.processes import ROOT, Process, eventually, free_port
+
+pytestmark = pytest.mark.system
 
 
 class Shoptalk:
@@ -53,7 +55,7 @@ def data(public_folder: Path) -> Iterator[Path]:
         os.environ["DATABASE_URL"] = given
 
 
-def test_run_serves_ends_without_a_trace_and_comes_back_with_the_same_data(data: Path) -> None:
+def test_run_serves_stops_cleanly_and_restarts_with_the_same_data(data: Path) -> None:
     shoptalk = Shoptalk(data)
     try:
         line = shoptalk.process.expect("Shoptalk is ready")
@@ -70,7 +72,7 @@ def test_run_serves_ends_without_a_trace_and_comes_back_with_the_same_data(data:
     assert status == 0
     assert not psutil.wait_procs(family, timeout=10)[1]
 
-    assert psql(shoptalk.env, "select count(*) from chats") == "1"  # starts the server for itself
+    assert psql(shoptalk.env, "select count(*) from chats") == "1"  # starts the server itself
     again = Shoptalk(data)
     try:
         again.process.expect("Shoptalk is ready")
@@ -79,7 +81,7 @@ def test_run_serves_ends_without_a_trace_and_comes_back_with_the_same_data(data:
         assert again.process.end(signal.SIGTERM, seconds=60) == 0
 
 
-def test_a_killed_run_leaves_no_server_behind_and_its_data_whole(data: Path) -> None:
+def test_a_killed_run_leaves_no_server_behind_and_its_data_intact(data: Path) -> None:
     shoptalk = Shoptalk(data)
     shoptalk.process.expect("Shoptalk is ready")
     family = psutil.Process(shoptalk.process.popen.pid).children(recursive=True)
@@ -88,7 +90,7 @@ def test_a_killed_run_leaves_no_server_behind_and_its_data_whole(data: Path) -> 
     assert psql(shoptalk.env, "select count(*) from chats") == "0"
 
 
-def test_a_killed_honcho_takes_everything_with_it(data: Path) -> None:
+def test_a_killed_honcho_ends_everything(data: Path) -> None:
     shoptalk = Shoptalk(data)
     shoptalk.process.expect("Shoptalk is ready")
     family = psutil.Process(shoptalk.process.popen.pid).children(recursive=True)
@@ -101,7 +103,7 @@ def test_a_killed_honcho_takes_everything_with_it(data: Path) -> None:
     shoptalk.process.end()
 
 
-def test_variables_meant_for_another_server_are_left_aside(data: Path) -> None:
+def test_variables_for_another_server_are_ignored(data: Path) -> None:
     shoptalk = Shoptalk(data, PGSSLMODE="verify-full", PGHOSTADDR="192.0.2.1", PGSERVICE="none", PGOPTIONS="-c x=y")
     try:
         shoptalk.process.expect("Shoptalk is ready")
@@ -110,7 +112,7 @@ def test_variables_meant_for_another_server_are_left_aside(data: Path) -> None:
         assert shoptalk.process.end() == 0
 
 
-def test_psql_has_the_password_of_a_server_of_ours_in_its_environment_and_not_in_its_arguments() -> None:
+def test_psql_gets_the_password_by_its_environment_and_not_by_its_arguments() -> None:
     conninfo, password = _without_password("postgresql://olga:s%2Fcret@db.example:5433/shop?sslmode=require")
     assert conninfo_to_dict(conninfo) == {
         "user": "olga", "host": "db.example", "port": "5433", "dbname": "shop", "sslmode": "require",
@@ -127,7 +129,7 @@ def test_a_second_run_on_the_same_folder_or_port_says_so(data: Path) -> None:
         same_port.expect("set HOST and PORT")
         assert same_port.popen.wait(10) == 1
         same_folder = Shoptalk(data)
-        same_folder.process.expect("running already")
+        same_folder.process.expect("already running")
         assert same_folder.process.popen.wait(10) == 1
         for process in (same_port, same_folder.process):
             process.end()
@@ -135,7 +137,7 @@ def test_a_second_run_on_the_same_folder_or_port_says_so(data: Path) -> None:
         shoptalk.process.end()
 
 
-def test_the_server_lets_nobody_in_without_the_password(data: Path) -> None:
+def test_the_server_requires_the_password(data: Path) -> None:
     shoptalk = Shoptalk(data)
     try:
         shoptalk.process.expect("Shoptalk is ready")

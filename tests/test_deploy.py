@@ -1,143 +1,37 @@
-"""The files in deploy/, each by the program that it is for: only their ports, paths and accounts are changed."""
+"""The files in deploy/, each used by its program. Only their ports, paths and accounts are changed."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import shutil
-import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 
-from embedded import programs
 from sql.settings import BadSetting, Settings
-from tests.conftest import ROOT, Connection, Process, eventually, free_port
+from tests.support.db import Connection
+from tests.support.deploy import DEPLOY, render
+from tests.support.processes import ROOT, Start, eventually, find_program, free_port
+from tests.support.web import KEY, Api, gunicorn
 
-Start = Callable[..., Process]
-Run = Callable[..., Process]
+pytestmark = pytest.mark.system
 
-DEPLOY = ROOT / "deploy"
-WEB = ["gunicorn", "-c", "python:api.gunicorn_conf", "api.app:create_app()"]
-KEY = "k" * 32
-HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 CHAT = {"conversation_id": 7, "client_id": 1, "operator_id": 1, "payload": "hi"}
 LOOSEST_EXPOSURE = 15  # tenths: systemd's own measure, 0 to 100
 
 
-def program(name: str) -> str:
-    """The program's path. Without it the test is skipped, but not where CI says that all has to be there."""
-    found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    if found is None:
-        assert "CI" not in os.environ, f"{name} is not installed"
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
-def rendered(name: str, folder: Path, changes: dict[str, str]) -> Path:
-    """The file of deploy/ with these texts changed, each of which has to be in it."""
-    text = (DEPLOY / name).read_text()
-    for old, new in changes.items():
-        assert old in text, old
-        text = text.replace(old, new)
-    path = folder / Path(name).name
-    path.write_text(text)
-    path.chmod(0o644)
-    return path
-
-
 @pytest.fixture
-def run() -> Iterator[Run]:
-    """Starts programs that end with the test."""
-    started: list[Process] = []
-
-    def run(*command: str, **env: str) -> Process:
-        started.append(Process(list(command), env))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.end()
-
-
-class Api:
-    """The API at a port, by HTTP/1.1 with the connection kept, as a client of a proxy has it."""
-
-    def __init__(self, port: int, tls: bool = False) -> None:
-        self.port = port
-        self._context = ssl._create_unverified_context() if tls else None
-
-    def connect(self) -> http.client.HTTPConnection:
-        if self._context is not None:
-            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self._context)
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-
-    def status(self, path: str, body: bytes | None = None) -> int:
-        return self._call("POST" if body is not None else "GET", path, body)[0]
-
-    def answers(self) -> bool:
-        try:
-            return self.status("/readyz") == 200
-        except OSError:
-            return False
-
-    def post(self, path: str, **fields: Any) -> Any:
-        status, text = self._call("POST", path, json.dumps(fields).encode())
-        assert status in (200, 201), text
-        return json.loads(text)
-
-    def stream(self, query: str) -> Stream:
-        return Stream(self.connect(), query)
-
-    def _call(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        connection = self.connect()
-        try:
-            connection.request(method, path, body, HEADERS)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-
-class Stream:
-    """A stream that has begun, read event by event as they come."""
-
-    def __init__(self, connection: http.client.HTTPConnection, query: str) -> None:
-        self._connection = connection
-        connection.request("GET", f"/v1/stream?{query}", headers=HEADERS)
-        self._answer = connection.getresponse()
-        assert self._answer.status == 200, self._answer.read()
-        while self._answer.readline().strip():
-            pass
-
-    def chats(self, count: int) -> list[dict[str, Any]]:
-        found = []
-        while len(found) < count:
-            line = self._answer.readline()
-            assert line, "the stream has ended"
-            if line.startswith(b"data:") and b'"chat_id"' in line:
-                found.append(json.loads(line[5:]))
-        return found
-
-    def close(self) -> None:
-        self._answer.close()
-        self._connection.close()
-
-
-@pytest.fixture
-def web(shop: Connection, database: str, start: Start) -> int:
-    """The port of a web process and a worker's behind it."""
+def web_port(shop: Connection, database: str, start: Start) -> int:
+    """The port of a web process that has a worker beside it."""
     port = free_port()
     start("worker", DATABASE_URL=database)
-    start(*WEB, DATABASE_URL=database, PORT=str(port), WEB_CONCURRENCY="1", SHOPTALK_API_KEYS=KEY)
+    start(*gunicorn(), DATABASE_URL=database, PORT=str(port), WEB_CONCURRENCY="1", SHOPTALK_API_KEYS=KEY)
     eventually(Api(port).answers)
     return port
 
@@ -162,18 +56,18 @@ def talk_through(proxy: Api) -> None:
 # The proxies -------------------------------------------------------------------------------------------
 
 
-def test_a_stream_goes_through_nginx(web: int, run: Run, public_folder: Path) -> None:
-    nginx = program("nginx")
+def test_a_stream_goes_through_nginx(web_port: int, run: Start, public_folder: Path) -> None:
+    nginx = find_program("nginx")
     certificate, key = public_folder / "fullchain.pem", public_folder / "privkey.pem"
     subject = ["-subj", "/CN=chat.shop.example", "-days", "1", "-nodes"]
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", *subject, "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(made, check=True, capture_output=True)
     plain, tls = free_port(), free_port()
-    site = rendered(
+    site = render(
         "nginx.conf",
         public_folder,
         {
-            "server 127.0.0.1:8000;": f"server 127.0.0.1:{web};",
+            "server 127.0.0.1:8000;": f"server 127.0.0.1:{web_port};",
             "listen 80;": f"listen 127.0.0.1:{plain};",
             "listen 443 ssl": f"listen 127.0.0.1:{tls} ssl",
             "/etc/ssl/shoptalk": str(public_folder),
@@ -196,19 +90,19 @@ def test_a_stream_goes_through_nginx(web: int, run: Run, public_folder: Path) ->
     assert Api(plain).status("/v1/queue") == 301
 
 
-def test_a_stream_goes_through_caddy(web: int, run: Run, tmp_path: Path) -> None:
-    caddy = program("caddy")
+def test_a_stream_goes_through_caddy(web_port: int, run: Start, tmp_path: Path) -> None:
+    caddy = find_program("caddy")
     folders = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     check = [caddy, "validate", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")]
     subprocess.run(check, check=True, capture_output=True, env=os.environ | folders)
     port = free_port()
-    site = rendered(
+    site = render(
         "Caddyfile",
         tmp_path,
         {
             "# Caddy in front": "{\nadmin off\nauto_https off\n}\n# Caddy in front",
             "chat.shop.example {": f"http://127.0.0.1:{port} {{",
-            "127.0.0.1:8000": f"127.0.0.1:{web}",
+            "127.0.0.1:8000": f"127.0.0.1:{web_port}",
         },
     )
     run(caddy, "run", "--adapter", "caddyfile", "--config", str(site), **folders)
@@ -220,44 +114,14 @@ def test_a_stream_goes_through_caddy(web: int, run: Run, tmp_path: Path) -> None
 # The pooler --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def pooler(database: str, run: Run, public_folder: Path) -> str:
-    """The URL of a PgBouncer in transaction mode in front of the test's database, with two server connections."""
-    pgbouncer = program("pgbouncer")
-    real = psycopg.conninfo.conninfo_to_dict(database)
-    port = free_port()
-    users = public_folder / "userlist.txt"
-    users.write_text(f'"{real["user"]}" "secret"\n')
-    config = rendered(
-        "pgbouncer.ini",
-        public_folder,
-        {
-            "host=127.0.0.1 port=5432 dbname=shoptalk": "host={host} port={port} dbname={dbname}".format(**real),
-            "admin_users = shoptalk": f"admin_users = {real['user']}",
-            "listen_port = 6432": f"listen_port = {port}",
-            "default_pool_size = 20": "default_pool_size = 2",
-            "reserve_pool_size = 5": "reserve_pool_size = 0",
-            "/etc/pgbouncer/userlist.txt": str(users),
-            "/var/log/postgresql/pgbouncer.log": str(public_folder / "log"),
-            "/var/run/postgresql/pgbouncer.pid": str(public_folder / "pid"),
-        },
-    )
-    programs.give(public_folder)  # it will not run as root
-    bouncer = run(*programs.becoming([pgbouncer, str(config)]))
-    bouncer.expect("process up")
-    return psycopg.conninfo.make_conninfo(
-        host="127.0.0.1", port=port, dbname="shoptalk", user=str(real["user"]), password="secret"
-    )
-
-
 def test_everything_works_through_pgbouncer_in_transaction_mode(
     pooler: str, database: str, shop: Connection, start: Start
 ) -> None:
-    env = {"DATABASE_URL": pooler, "SHOPTALK_LISTEN_URL": database}
+    env = {"DATABASE_URL": pooler, "SHOPTALK_DIRECT_URL": database}
     port = free_port()
     assert start("sql", **env).popen.wait(60) == 0
     workers = [start("worker", **env) for _ in range(2)]
-    web = start(*WEB, PORT=str(port), SHOPTALK_API_KEYS=KEY, **env)
+    web = start(*gunicorn(), PORT=str(port), SHOPTALK_API_KEYS=KEY, **env)
     relay = start("relay", **env)
     api = Api(port)
     eventually(api.answers)
@@ -299,8 +163,8 @@ def test_what_a_session_of_ours_sets_every_pooled_one_has(pooler: str) -> None:
 
 @pytest.mark.parametrize("unit", ["shoptalk-web.service", "shoptalk-worker@.service", "shoptalk-relay.service"])
 def test_systemd_accepts_its_units_and_finds_them_closed(unit: str, tmp_path: Path) -> None:
-    analyze = program("systemd-analyze")
-    path = rendered(f"systemd/{unit}", tmp_path, {"/opt/shoptalk/.venv": str(ROOT / ".venv")})
+    analyze = find_program("systemd-analyze")
+    path = render(f"systemd/{unit}", tmp_path, {"/opt/shoptalk/.venv": str(ROOT / ".venv")})
     if "@" in unit:
         path = path.rename(tmp_path / unit.replace("@", "@1"))
     verified = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True)
@@ -312,11 +176,11 @@ def test_systemd_accepts_its_units_and_finds_them_closed(unit: str, tmp_path: Pa
 
 @pytest.mark.timeout(300)  # five processes to start and to end, on a busy machine
 def test_supervisord_starts_every_process_and_ends_them(
-    shop: Connection, database: str, run: Run, tmp_path: Path
+    shop: Connection, database: str, run: Start, tmp_path: Path
 ) -> None:
-    supervisord = program("supervisord")
+    supervisord = find_program("supervisord")
     port, socket = free_port(), tmp_path / "supervisor.sock"
-    config = rendered(
+    config = render(
         "supervisord.conf",
         tmp_path,
         {
@@ -337,7 +201,7 @@ def test_supervisord_starts_every_process_and_ends_them(
         assert stream.chats(1)[0]["chat_id"] == sent["chat_id"]
     finally:
         stream.close()
-    control = [program("supervisorctl"), "-c", str(config), "-s", f"unix://{socket}"]
+    control = [find_program("supervisorctl"), "-c", str(config), "-s", f"unix://{socket}"]
 
     def states() -> list[tuple[str, str]]:
         lines = subprocess.run([*control, "status"], capture_output=True, text=True).stdout.splitlines()
@@ -350,7 +214,7 @@ def test_supervisord_starts_every_process_and_ends_them(
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-def test_the_container_has_what_its_processes_need(shop: Connection, database: str, run: Run, tmp_path: Path) -> None:
+def test_the_container_has_what_its_processes_need(shop: Connection, database: str, run: Start, tmp_path: Path) -> None:
     """The image itself needs a registry; but what is copied into it is enough, and its entry starts each process."""
     text = (DEPLOY / "Containerfile").read_text()
     final = text[text.rindex("FROM") :]
@@ -400,19 +264,19 @@ def test_the_example_settings_are_settings() -> None:
     assert settings.pooled
     assert psycopg.conninfo.conninfo_to_dict(settings.database_url)["port"] == "6432"
     assert psycopg.conninfo.conninfo_to_dict(settings.direct_url)["port"] == "5432"
-    readme = (ROOT / "README.md").read_text()
-    assert not {name for name in (line.split("=", 1)[0] for line in lines) if f"`{name}`" not in readme}
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert not {name for name in (line.split("=", 1)[0] for line in lines) if f"`{name}`" not in page}
 
 
 # Prometheus --------------------------------------------------------------------------------------------
 
 
 def test_promtool_accepts_the_alerts_and_the_configuration(tmp_path: Path) -> None:
-    promtool = program("promtool")
+    promtool = find_program("promtool")
     subprocess.run([promtool, "check", "rules", str(DEPLOY / "alerts.yml")], check=True, capture_output=True)
     (tmp_path / "shoptalk.key").write_text(KEY)
     (tmp_path / "shoptalk-alerts.yml").write_text((DEPLOY / "alerts.yml").read_text())
-    config = rendered("prometheus.yml", tmp_path, {"/etc/prometheus/": f"{tmp_path}/"})
+    config = render("prometheus.yml", tmp_path, {"/etc/prometheus/": f"{tmp_path}/"})
     subprocess.run([promtool, "check", "config", str(config)], check=True, capture_output=True)
 
 
@@ -487,5 +351,5 @@ def test_an_alert_wakes_for_what_it_is_there_for_and_for_nothing_else(tmp_path: 
     path.write_text(
         json.dumps({"rule_files": [str(DEPLOY / "alerts.yml")], "evaluation_interval": "1m", "tests": cases})
     )
-    tested = subprocess.run([program("promtool"), "test", "rules", str(path)], capture_output=True, text=True)
+    tested = subprocess.run([find_program("promtool"), "test", "rules", str(path)], capture_output=True, text=True)
     assert tested.returncode == 0, tested.stdout + tested.stderr

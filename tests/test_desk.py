@@ -1,4 +1,4 @@
-"""What a desk reads and says over REST: the lists, the store's hours, read marks, typing."""
+"""What the desk reads and writes over REST: the lists, the store's hours, read marks, typing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from sql.database import make_engine, query
-from tests.conftest import Connection, eventually
-from tests.test_api import at_fault, problem
-from tests.test_enqueue import enqueue
+from tests.support.api import at_fault, problem
+from tests.support.db import Connection, enqueue
+from tests.support.processes import eventually
 
 
 def listed(client: FlaskClient, path: str) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def test_a_desk_of_100_000_conversations_reads_only_the_chats_of_its_page(shop: 
     """)
     engine = make_engine(database, "test", pool_size=1)
     bounds = {"operator_id": 1, "store_id": None, "before_at": "infinity", "before_id": 2**31 - 1, "page": 51}
-    explain = "explain (analyze, timing off, format json) " + str(query("list_conversations"))
+    explain = "explain (analyze, timing off, format json) " + str(query("api/list_conversations"))
     for prepare in ("reset all", "analyze"):
         shop.execute(prepare)
         with engine.connect() as connection:

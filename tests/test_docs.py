@@ -1,14 +1,17 @@
-"""The API's reference at /docs, in a real Chromium: all of it is there, can be tried, and nothing leaves the host."""
+"""The API's reference at /docs, in a real Chromium: it is complete, calls can be tried, and nothing leaves the host."""
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import expect
 
-from tests.conftest import MakeClient
-from tests.test_browser import Site, browser, site  # noqa: F401
+from tests.support.api import MakeClient
+from tests.support.browser import Site
+
+pytestmark = pytest.mark.system
 
 
-def test_the_reference_shows_every_call_tries_one_and_asks_nobody_else(site: Site) -> None:  # noqa: F811
+def test_the_reference_shows_every_call_tries_one_and_calls_no_other_host(site: Site) -> None:
     asked: list[str] = []
     page = site.open("/healthz")
     page.on("request", lambda request: asked.append(request.url))

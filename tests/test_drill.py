@@ -1,4 +1,4 @@
-"""The destruction drill itself: it ends clean, and it is not blind."""
+"""The destruction drill itself: it ends clean, and it catches planted faults."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 import pytest
 
 from drill.plan import KINDS, steps
-from drill.plants import PLANTS, NotPlantable, edited
-from tests.conftest import ROOT
+from drill.plants import PLANTS, PlantError, edited
+from tests.support.processes import ROOT
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 
 def drill(*options: str) -> tuple[int, dict[str, int], str]:
-    """The exit status, the figures of what is wrong, and all that it printed."""
+    """Returns the exit status, the figures of the last table, and the output."""
     done = subprocess.run([sys.executable, "-m", "drill", *options], cwd=ROOT, capture_output=True, text=True)
     _, _, wrong = done.stdout.partition("wrong (all must be 0)")
     figures = {
@@ -48,11 +48,11 @@ def test_the_seed_alone_decides_what_is_broken_when() -> None:
 
 
 @pytest.mark.parametrize("name", PLANTS)
-def test_every_plant_finds_its_place_in_the_schema(name: str) -> None:
+def test_every_plant_finds_its_text_in_the_functions(name: str) -> None:
     for function, old, new in PLANTS[name].edits:
         assert new in edited(function, old, new)
 
 
-def test_a_plant_that_has_lost_its_place_says_so() -> None:
-    with pytest.raises(NotPlantable):
+def test_a_plant_whose_text_is_gone_raises_an_error() -> None:
+    with pytest.raises(PlantError):
         edited("send_chats", "no such text", "")

@@ -1,4 +1,4 @@
-"""enqueue_chat(): numbering, replays, parties, placeholders, and races of two sessions."""
+"""enqueue_chat(): numbering, repeats, parties, placeholders, and races of two sessions."""
 
 from __future__ import annotations
 
@@ -9,28 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from tests.conftest import Connection, clock
-
-ENQUEUE = "select * from enqueue_chat(%s, %s, %s, %s, %s, %s)"
-
-
-def enqueue(db: Connection, conversation: int | None = 7, payload: str = "hello", chat_id: int | None = None,
-            client: int = 1, operator: int = 1, sender: str = "client") -> psycopg.rows.Row:  # fmt: skip
-    cursor = db.cursor(row_factory=psycopg.rows.namedtuple_row)
-    return cursor.execute(ENQUEUE, [conversation, client, operator, payload, sender, chat_id]).fetchone()
-
-
-def count(db: Connection, table: str) -> int:
-    return db.execute(f"select count(*) from {table}").fetchone()[0]
+from tests.support.db import Connection, clock, count, enqueue, wait_until_blocked
 
 
 def test_numbers_each_conversation_from_one(shop: Connection) -> None:
     assert [enqueue(shop, c).seq for c in (7, 7, 8, 7)] == [1, 2, 1, 3]
 
 
-def test_a_chat_is_queued_with_a_pointer(shop: Connection) -> None:
+def test_a_chat_is_queued_with_a_row_in_the_queue(shop: Connection) -> None:
     chat = enqueue(shop)
-    assert (chat.state, chat.release_at, chat.replayed) == ("queued", None, False)
+    assert (chat.state, chat.release_at, chat.is_repeat) == ("queued", None, False)
     assert shop.execute("select chat_id, conversation_id, seq, store_id from chat_queue").fetchall() == [
         (chat.chat_id, 7, 1, 1)
     ]
@@ -69,7 +57,7 @@ def test_the_same_chat_again_answers_the_first_answer(shop: Connection) -> None:
     first = enqueue(shop, payload="hi {{ username }}", chat_id=5)
     shop.execute("select send_chats()")
     again = enqueue(shop, payload="hi {{ username }}", chat_id=5)
-    assert again == first._replace(replayed=True)
+    assert again == first._replace(is_repeat=True)
     assert enqueue(shop, None, "hi {{ username }}", 5) == again
     assert (count(shop, "chats"), count(shop, "chat_queue")) == (1, 0)
     assert enqueue(shop).seq == 2
@@ -126,7 +114,7 @@ def test_two_identical_requests_at_once_make_one_chat(shop: Connection, connect:
         thread.start()
         wait_until_blocked(shop, second)
     thread.join()
-    assert answers == [one._replace(replayed=True)]
+    assert answers == [one._replace(is_repeat=True)]
     assert enqueue(shop).seq == 3
 
 
@@ -141,7 +129,7 @@ def test_an_identical_request_whose_twin_rolls_back_is_accepted(
         thread.start()
         wait_until_blocked(shop, second)
     thread.join()
-    assert (answers[0].seq, answers[0].replayed) == (1, False)
+    assert (answers[0].seq, answers[0].is_repeat) == (1, False)
 
 
 def test_two_first_chats_of_one_conversation_are_both_kept(shop: Connection, connect: Callable[[], Connection]) -> None:
@@ -154,21 +142,21 @@ def test_two_first_chats_of_one_conversation_are_both_kept(shop: Connection, con
 
 def test_a_list_is_answered_item_by_item_in_its_order(shop: Connection) -> None:
     rows = shop.execute(
-        "select place, (chat).seq, (chat).conversation_id, error_state, error_field from enqueue_chats("
+        "select index, seq, conversation_id, error_state, error_field from enqueue_chats("
         "array[8, 7, 8, 8], array[1, 1, 2, 1], array[1, 1, 1, 1], array['a', 'b', 'c', 'd'],"
-        "array_fill('client'::text, array[4]), array_fill(null::bigint, array[4])) order by place"
+        "array_fill('client'::text, array[4]), array_fill(null::bigint, array[4])) order by index"
     ).fetchall()
     assert rows == [(1, 1, 8, None, None), (2, 1, 7, None, None), (3, None, None, "ST409", "conversation_id"),
                     (4, 2, 8, None, None)]  # fmt: skip
 
 
 def enqueue_list(db: Connection, *items: tuple[int, str, int | None]) -> list[tuple[object, ...]]:
-    """Enqueues (conversation, payload, chat_id) each; answers (seq, replayed, payload or SQLSTATE) each."""
+    """Enqueues (conversation, payload, chat_id) each; answers (seq, is_repeat, payload or SQLSTATE) each."""
     arrays = [[c for c, _, _ in items], [1] * len(items), [1] * len(items), [p for _, p, _ in items]]
     arrays += [["client"] * len(items), [i for _, _, i in items]]
     return db.execute(
-        "select (chat).seq, (chat).replayed, coalesce((chat).payload, error_state)"
-        " from enqueue_chats(%s::int[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bigint[]) order by place",
+        "select seq, is_repeat, coalesce(payload, error_state)"
+        " from enqueue_chats(%s::int[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bigint[]) order by index",
         arrays,
     ).fetchall()
 
@@ -182,7 +170,7 @@ def test_a_list_of_known_conversations_goes_at_once_and_the_rest_one_by_one(shop
     assert count(shop, "chats") == count(shop, "chat_queue") == 6
 
 
-def test_an_id_twice_in_a_list_is_a_replay_or_a_conflict(shop: Connection) -> None:
+def test_an_id_twice_in_a_list_is_a_repeat_or_a_conflict(shop: Connection) -> None:
     enqueue(shop, 7)
     enqueue(shop, 8)
     assert enqueue_list(shop, (7, "a", 5), (7, "b", None), (7, "a", 5), (8, "a", 5)) == [
@@ -195,15 +183,9 @@ def test_a_list_is_held_by_each_ones_own_store(shop: Connection) -> None:
     enqueue(shop, 7)
     enqueue(shop, 8, operator=2)
     rows = shop.execute(
-        "select (chat).state, (chat).release_at is not null from enqueue_chats("
+        "select state, release_at is not null from enqueue_chats("
         "array[7, 8], array[1, 1], array[1, 2], array['a', 'b'], array['client', 'client'],"
-        " array[null, null]::bigint[]) order by place"
+        " array[null, null]::bigint[]) order by index"
     ).fetchall()
     assert rows == [("queued", False), ("held", True)]
     assert shop.execute("select count(*) from chat_queue where held_since is not null").fetchone() == (2,)
-
-
-def wait_until_blocked(db: Connection, session: Connection) -> None:
-    """Returns once the session waits for somebody's lock."""
-    while not db.execute("select cardinality(pg_blocking_pids(%s))", [session.info.backend_pid]).fetchone()[0]:
-        pass

@@ -13,8 +13,8 @@ import psycopg
 from flask.testing import FlaskClient
 
 from api.wire.examples import FILE, by_operation
-from tests.conftest import Connection, MakeClient
-from tests.test_access import MASTER, bearer
+from tests.support.api import MASTER, MakeClient, bearer
+from tests.support.db import Connection
 
 NOON = "2026-11-24 11:30:00+00"  # a Tuesday
 RANDOM = {"token", "expires_at"}

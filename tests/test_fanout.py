@@ -1,4 +1,4 @@
-"""FANOUT=amqp: web nodes that take new chats from a real RabbitMQ, and from the log what is missing there."""
+"""FANOUT=amqp: web nodes that get new chats from a real RabbitMQ, and read missing ones from the log."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import pytest
 from drill.rabbit import Node, Rabbit
 from sql.fanout import EXCHANGE
 from sql.settings import BadSetting, Settings
-from tests.conftest import ROOT, AsRole, Connection, Process, eventually, free_port
-from tests.proxy import Proxy
-from tests.test_relay_webhook import send
+from tests.support.db import AsRole, Connection
+from tests.support.processes import ROOT, Start, eventually, free_port
+from tests.support.proxy import Proxy
+from tests.support.relay import send_all
+from tests.support.web import gunicorn
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
-Start = Callable[..., Process]
 MakeProxy = Callable[[str, int], Proxy]
-GUNICORN = ("gunicorn", "-c", "python:api.gunicorn_conf", "api.app:create_app()")
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def broker(rabbit: Rabbit) -> Iterator[Node]:
 
 
 class Stream(threading.Thread):
-    """Reads a stream of one node to its end; never comes back, so that nothing hides what the node leaves out."""
+    """Reads a stream of one node to its end. It never reconnects, which would hide what the node has left out."""
 
-    def __init__(self, port: int, what: str) -> None:
+    def __init__(self, port: int, selection: str) -> None:
         super().__init__(daemon=True)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        self._connection.request("GET", f"/v1/stream?{what}")
+        self._connection.request("GET", f"/v1/stream?{selection}")
         self._answer = self._connection.getresponse()
         assert self._answer.status == 200
         assert self._answer.readline().startswith(b"retry")
@@ -62,7 +62,7 @@ class Stream(threading.Thread):
 
     @property
     def seqs(self) -> list[tuple[int, int]]:
-        """(conversation, seq) of each chat, as it came."""
+        """(conversation_id, seq) of each chat, in the order of arrival."""
         return [(data["conversation_id"], data["seq"]) for name, data in self.events if name == "chat"]
 
     def of(self, name: str) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ class Stream(threading.Thread):
 
 
 class Nodes:
-    """The relay, by the first URL, and a web node with one process for each other."""
+    """The relays, which use the first URL, and a web node with one process for each other URL."""
 
     def __init__(
         self, start: Start, database: str, urls: list[str], relays: int = 1, relay_database: str | None = None
@@ -80,7 +80,7 @@ class Nodes:
         self.relays = [start("relay", **relay_env) for _ in range(relays)]
         self.ports = [free_port() for _ in urls[1:]]
         webs = [
-            start(*GUNICORN, **env, AMQP_URL=url, PORT=str(port))
+            start(*gunicorn(), **env, AMQP_URL=url, PORT=str(port))
             for url, port in zip(urls[1:], self.ports, strict=True)
         ]
         for web in webs:
@@ -90,7 +90,7 @@ class Nodes:
 
 
 def ask(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """The status, and the JSON."""
+    """Makes a request and returns the status and the JSON."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
         connection.request(method, path, body and json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -105,7 +105,7 @@ def answers(port: int) -> bool:
 
 
 def listeners(db: Connection) -> set[str]:
-    """Who listens, by the names of their sessions."""
+    """The names of the sessions that listen."""
     rows = db.execute(
         "select application_name from pg_stat_activity where query like 'listen%' and datname = current_database()"
     )
@@ -113,7 +113,7 @@ def listeners(db: Connection) -> set[str]:
 
 
 def queues(broker: Node) -> int:
-    """Web nodes that are bound: the exchange says so only to those who publish."""
+    """1 if a web node's queue is bound to the exchange, else 0. Only a publisher can find that out."""
     with contextlib.closing(broker.connect()) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -129,7 +129,7 @@ def everything(conversations: dict[int, int]) -> set[tuple[int, int]]:
 
 
 def check(stream: Stream, conversations: dict[int, int]) -> None:
-    """Every chat once, in order within its conversation."""
+    """Asserts that the stream has every chat once, in order within its conversation."""
     assert len(stream.seqs) == len(set(stream.seqs))
     for number in conversations:
         own = [seq for c, seq in stream.seqs if c == number]
@@ -146,11 +146,11 @@ def test_two_nodes_get_every_chat_and_signal_and_neither_listens(
     nodes = Nodes(start, as_role("web"), [broker.url] * 3, relay_database=as_role("relay"))
     streams = [Stream(port, "store_id=1") for port in nodes.ports]
     nodes.relays[0].expect("fanout_began")
-    conversations = send(shop, 10, 5)
+    conversations = send_all(shop, 10, 5)
     for stream in streams:
         eventually(lambda stream=stream: len(stream.seqs) >= 50)  # type: ignore[misc]
         check(stream, conversations)
-    assert listeners(shop) <= {"shoptalk fanout", "shoptalk relay ear"}
+    assert listeners(shop) <= {"shoptalk fanout", "shoptalk relay listener"}
     eventually(lambda: queues(broker) == 1)
     assert ask(nodes.ports[0], "POST", "/v1/conversations/100/typing", {"sender": "client"})[0] < 300
     for stream in streams:
@@ -169,7 +169,7 @@ def test_a_killed_broker_a_cut_line_and_a_killed_relay_leave_no_gap_in_open_stre
     eventually(lambda: queues(broker) == 1)
     conversations: dict[int, int] = {}
     for turn in range(4):
-        conversations = send(shop, 10, 5)
+        conversations = send_all(shop, 10, 5)
         match turn:
             case 0:
                 broker.kill()
@@ -179,7 +179,7 @@ def test_a_killed_broker_a_cut_line_and_a_killed_relay_leave_no_gap_in_open_stre
             case 2:
                 owner = next(r for r in nodes.relays if any("fanout_began" in line for line in r.lines))
                 owner.popen.send_signal(signal.SIGKILL)
-        conversations = send(shop, 10, 5)
+        conversations = send_all(shop, 10, 5)
         for stream in streams:
             wanted = len(everything(conversations)) if stream in streams[:2] else conversations[101]
             eventually(lambda stream=stream, wanted=wanted: len(stream.seqs) >= wanted)  # type: ignore[misc]
@@ -194,7 +194,7 @@ def test_without_a_relay_the_nodes_read_the_log_themselves(
 ) -> None:
     nodes = Nodes(start, database, [broker.url] * 2, relays=0)
     stream = Stream(nodes.ports[0], "store_id=1")
-    conversations = send(shop, 5, 2)
+    conversations = send_all(shop, 5, 2)
     eventually(lambda: len(stream.seqs) >= 10)
     check(stream, conversations)
 
@@ -205,7 +205,7 @@ def test_a_message_that_was_lost_is_read_from_the_log(
     nodes = Nodes(start, database, [broker.url] * 2, relays=0)
     stream = Stream(nodes.ports[0], "store_id=1")
     eventually(lambda: queues(broker) == 1)
-    conversations = send(shop, 9, 1)
+    conversations = send_all(shop, 9, 1)
     (chat_id,) = shop.execute("select chat_id from sent_log where position = 9").fetchone()  # type: ignore[misc]
     _, last = ask(nodes.ports[0], "GET", f"/v1/chats/{chat_id}")
     with contextlib.closing(broker.connect()) as connection:
@@ -215,10 +215,10 @@ def test_a_message_that_was_lost_is_read_from_the_log(
     check(stream, conversations)
 
 
-def test_what_others_publish_to_the_nodes_forges_nothing(
+def test_malformed_messages_to_the_nodes_do_no_harm(
     shop: Connection, database: str, start: Start, broker: Node
 ) -> None:
-    """Whoever may publish there is trusted; what is no message of ours must not end the node's reading all the same."""
+    """Publishers there are trusted, but a message that is not the relay's must not end the node's reading."""
     nodes = Nodes(start, database, [broker.url] * 2)
     stream = Stream(nodes.ports[0], "store_id=1")
     nodes.relays[0].expect("fanout_began")
@@ -226,16 +226,16 @@ def test_what_others_publish_to_the_nodes_forges_nothing(
     with contextlib.closing(broker.connect()) as connection:
         for body in (b"", b"\xff", b"[]", b'{"chats": 1}', b'{"after": "x"}', b'{"signals": ["x", 1, null]}', b"1"):
             connection.channel().basic_publish(EXCHANGE, "", body)
-    conversations = send(shop, 5, 2)
+    conversations = send_all(shop, 5, 2)
     eventually(lambda: len(stream.seqs) >= 10)
     check(stream, conversations)
 
 
-def test_without_fanout_nothing_of_it_is_loaded(database: str) -> None:
+def test_without_fanout_none_of_its_modules_is_loaded(database: str) -> None:
     code = (
         "import sys\nfrom api import context\nfrom api.app import create_app\n"
         "from sql.settings import Settings\ncreate_app(Settings.from_environment())\n"
-        "print('loaded', sorted({'pika', 'aio_pika', 'api.nodes', 'sql.fanout'} & set(sys.modules)))"
+        "print('loaded', sorted({'pika', 'aio_pika', 'api.push.nodes', 'sql.fanout'} & set(sys.modules)))"
     )
     env = {"DATABASE_URL": database, "PATH": "/usr/bin:/bin", "AMQP_URL": "amqp://localhost/"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
@@ -243,6 +243,6 @@ def test_without_fanout_nothing_of_it_is_loaded(database: str) -> None:
 
 
 @pytest.mark.parametrize("env", [{"FANOUT": "kafka"}, {"FANOUT": "amqp"}])
-def test_a_fanout_that_cannot_be_is_named(env: dict[str, str]) -> None:
+def test_an_invalid_fanout_is_named(env: dict[str, str]) -> None:
     with pytest.raises(BadSetting, match="FANOUT"):
         Settings.from_environment(env)

@@ -1,12 +1,15 @@
-"""A short run of the fuzzer, and what it must do itself; the long one is `python -m tests.fuzz`."""
+"""A short run of the fuzzer, and a test of the fuzzer itself; the long run is `python -m tests.support.fuzz`."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.conftest import Connection
-from tests.fuzz import Maker, furnish, fuzz, tokens
-from tests.test_stream import Start, Web
+from tests.support.db import Connection
+from tests.support.fuzz import Maker, furnish, fuzz, tokens
+from tests.support.processes import Start
+from tests.support.web import Web
+
+pytestmark = pytest.mark.system
 
 
 @pytest.mark.timeout(400)

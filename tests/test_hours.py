@@ -1,4 +1,4 @@
-"""The stores' hours: holding, releasing and taking back, to the microsecond, by the database's clock."""
+"""Opening hours: holding and releasing chats, to the microsecond, by the database's clock."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Connection, Process, clock, eventually
-from tests.test_enqueue import enqueue
-from tests.test_send import send, sent, states
+from tests.support.db import Connection, clock, enqueue, send_batch, sent, set_clock, states
+from tests.support.processes import Process, eventually
 
 BEFORE_OPENING, OPENING = "2026-03-02 08:59:59.999999", "2026-03-02 09:00:00"
 BEFORE_CLOSING, CLOSING = "2026-03-02 13:59:59.999999", "2026-03-02 14:00:00"
 TOMORROW = "2026-03-03 09:00:00"
 
 
-def release_at(db: Connection, instant: str, store_id: int = 2) -> str | None:
+def next_release(db: Connection, instant: str, store_id: int = 2) -> str | None:
     """The release at the instant, UTC, as text; None when the store is open."""
     return db.execute(
-        "select release_at(%s, %s::timestamp at time zone 'UTC') at time zone 'UTC' || ''", [store_id, instant]
+        "select next_release(%s, %s::timestamp at time zone 'UTC') at time zone 'UTC' || ''", [store_id, instant]
     ).fetchone()[0]
 
 
@@ -33,13 +32,13 @@ def release_at(db: Connection, instant: str, store_id: int = 2) -> str | None:
     ],
 )
 def test_both_ends_of_the_span_to_the_microsecond(shop: Connection, instant: str, release: str | None) -> None:
-    assert release_at(shop, instant) == release
+    assert next_release(shop, instant) == release
     clock(shop, instant)
     chat = enqueue(shop, operator=2)
     assert chat.state == ("held" if release else "queued")
     # The same, once the period has been looked up and is read from the store's row.
     shop.execute("select refresh_opening_periods(shoptalk_now())")
-    assert release_at(shop, instant) == release
+    assert next_release(shop, instant) == release
 
 
 @pytest.mark.parametrize(
@@ -61,18 +60,18 @@ def test_the_hours_are_of_the_stores_own_zone(
     shop: Connection, timezone: str, opens: str, closes: str, instant: str, release: str | None
 ) -> None:
     shop.execute("select add_store(3, %s, %s, %s)", [timezone, opens, closes])
-    assert release_at(shop, instant, 3) == release
+    assert next_release(shop, instant, 3) == release
 
 
 def test_a_held_chat_goes_at_the_opening_and_not_a_microsecond_before(shop: Connection) -> None:
     clock(shop, "2026-03-02 03:00")
     enqueue(shop, operator=2)
     clock(shop, BEFORE_OPENING)
-    assert send(shop).claimed == 0
+    assert send_batch(shop).claimed == 0
     assert states(shop) == ["held"]
     clock(shop, OPENING)
     assert states(shop) == ["queued"]
-    assert send(shop).sent == 1
+    assert send_batch(shop).sent == 1
 
 
 def test_what_is_not_sent_by_closing_is_taken_back(shop: Connection) -> None:
@@ -80,13 +79,13 @@ def test_what_is_not_sent_by_closing_is_taken_back(shop: Connection) -> None:
     enqueue(shop, operator=2)
     enqueue(shop, operator=2)
     clock(shop, CLOSING)
-    report = send(shop)
+    report = send_batch(shop)
     assert (report.claimed, report.sent) == (2, 0)
     assert shop.execute(
         "select state, release_at at time zone 'UTC' || '' from chat_states order by seq"
     ).fetchall() == [("held", TOMORROW), ("held", TOMORROW)]
     clock(shop, TOMORROW)
-    assert send(shop).sent == 2
+    assert send_batch(shop).sent == 2
     assert sent(shop) == [(7, 1), (7, 2)]
 
 
@@ -95,17 +94,17 @@ def test_a_sender_that_comes_hours_after_the_opening_sends(shop: Connection, hou
     clock(shop, "2026-03-02 03:00")
     enqueue(shop, operator=2)
     clock(shop, hour)
-    assert send(shop).sent == 1
+    assert send_batch(shop).sent == 1
 
 
 def test_a_sender_that_was_away_over_opening_and_closing_sends_nothing(shop: Connection) -> None:
     clock(shop, "2026-03-02 03:00")
     enqueue(shop, operator=2)
     clock(shop, "2026-03-02 20:00")
-    assert send(shop).sent == 0
+    assert send_batch(shop).sent == 0
     assert states(shop) == ["held"]
     clock(shop, TOMORROW)
-    assert send(shop).sent == 1
+    assert send_batch(shop).sent == 1
 
 
 def test_a_closed_store_does_not_hold_back_another(shop: Connection) -> None:
@@ -113,7 +112,7 @@ def test_a_closed_store_does_not_hold_back_another(shop: Connection) -> None:
     enqueue(shop, 7, operator=2)
     enqueue(shop, 8, operator=1)
     clock(shop, CLOSING)
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(8, 1)]
 
 
@@ -122,7 +121,7 @@ def test_a_retry_that_falls_after_closing_is_held(shop: Connection) -> None:
     enqueue(shop, operator=2)
     shop.execute("update chat_queue set due_at = due_at + interval '2 seconds'")
     clock(shop, "2026-03-02 14:00:05")
-    assert send(shop).sent == 0
+    assert send_batch(shop).sent == 0
     assert states(shop) == ["held"]
 
 
@@ -130,8 +129,8 @@ def test_changed_hours_count_from_the_next_look(shop: Connection) -> None:
     clock(shop, OPENING)
     enqueue(shop, operator=2)
     shop.execute("update store_hours set opens = '10:00' where store_id = 2")
-    assert send(shop).sent == 0
-    assert release_at(shop, OPENING) == "2026-03-02 10:00:00"
+    assert send_batch(shop).sent == 0
+    assert next_release(shop, OPENING) == "2026-03-02 10:00:00"
 
 
 def test_wider_hours_release_what_is_held(shop: Connection) -> None:
@@ -140,7 +139,7 @@ def test_wider_hours_release_what_is_held(shop: Connection) -> None:
     shop.execute("update store_hours set closes = '18:00' where store_id = 2")
     assert states(shop) == ["queued"]
     enqueue(shop, operator=2)
-    assert send(shop).sent == 2
+    assert send_batch(shop).sent == 2
     assert sent(shop) == [(7, 1), (7, 2)]
 
 
@@ -154,11 +153,11 @@ def test_a_store_whose_row_is_locked_stops_no_other(shop: Connection, connect: C
         other.execute("update store_hours set opens = '08:00' where store_id = 2")
         clock(shop, CLOSING)
         shop.execute("set lock_timeout = '1s'")
-        send(shop)
-        send(shop)
+        send_batch(shop)
+        send_batch(shop)
         assert sent(shop) == [(8, 1)]
     clock(shop, "2026-03-02 14:00:01")
-    send(shop)
+    send_batch(shop)
     assert states(shop) == ["held", "sent"]
 
 
@@ -168,25 +167,15 @@ def test_keeping_the_hours_says_how_long_it_is_to_the_next_change(shop: Connecti
         assert shop.execute("select keep_hours()").fetchone() == (pytest.approx(seconds),)
 
 
-def test_keeping_the_hours_rings(shop: Connection) -> None:
+def test_keeping_the_hours_notifies(shop: Connection) -> None:
     shop.execute("listen chat_queued")
     shop.execute("select keep_hours()")
     assert [n.channel for n in shop.notifies(timeout=0.2)] == ["chat_queued"]
 
 
-def test_a_store_may_not_have_a_zone_that_is_none(shop: Connection) -> None:
+def test_a_store_may_not_have_an_unknown_time_zone(shop: Connection) -> None:
     with pytest.raises(Exception, match="not recognized"):
         shop.execute("insert into stores (store_id, timezone) values (3, 'Mars/Olympus')")
-
-
-def set_clock(db: Connection, instant: str) -> None:
-    """Stops the clock of every session that begins from now on, and ends those of the worker."""
-    (name,) = db.execute("select current_database()").fetchone()
-    db.execute(f"alter database {name} set shoptalk.now = '{instant}+00'")
-    db.execute(
-        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-        " where datname = current_database() and application_name like 'shoptalk%%'"
-    )
 
 
 def test_a_real_worker_releases_at_opening_and_takes_back_at_closing(

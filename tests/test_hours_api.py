@@ -1,4 +1,4 @@
-"""Hours over REST: what may be said, what is answered, and what a change moves."""
+"""Opening hours over REST: valid and invalid hours, the answers, and what a change reschedules."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.conftest import Connection, MakeClient
-from tests.test_api import at_fault, problem
+from tests.support.api import MakeClient, at_fault, problem
+from tests.support.db import Connection
 
 NO_DAY: dict[str, list[list[str]]] = {day: [] for day in ("mon", "tue", "wed", "thu", "fri", "sat", "sun")}
 BERLIN = {
@@ -91,7 +91,7 @@ def test_hours_are_read_as_they_were_written(api: FlaskClient) -> None:
         ({"away_notice": ""}, "away_notice"),
     ],
 )  # fmt: skip
-def test_what_is_no_hours_is_refused_by_its_place(api: FlaskClient, change: dict[str, Any], place: str) -> None:
+def test_invalid_hours_are_refused_by_their_path(api: FlaskClient, change: dict[str, Any], place: str) -> None:
     before = api.get(URL).get_json()
     assert at_fault(api.put(URL, json=BERLIN | change)) == {place}
     assert api.get(URL).get_json() == before
@@ -111,7 +111,7 @@ def test_there_are_no_hours_without_a_store(api: FlaskClient, path: str) -> None
     problem(api.get(path), 404)
 
 
-def test_hours_for_a_store_that_is_none(api: FlaskClient) -> None:
+def test_hours_for_an_unknown_store(api: FlaskClient) -> None:
     problem(api.put("/v1/stores/99/hours", json=BERLIN), 404)
     problem(api.post("/v1/stores/99/hours/holidays", json={"country": "DE", "years": [2026]}), 404)
 
@@ -160,7 +160,7 @@ def test_it_is_explained_why(
 
 
 @pytest.mark.parametrize("at", ["soon", "2026-12-24", "2026-12-24T10:00", "9999-12-31T23:59:59Z", ""])
-def test_an_instant_that_is_none_is_refused(api: FlaskClient, at: str) -> None:
+def test_an_invalid_instant_is_refused(api: FlaskClient, at: str) -> None:
     assert at_fault(api.get(f"{URL}/explain?at={at}")) == {"at"}
 
 
@@ -209,7 +209,7 @@ def test_public_holidays_become_exceptions_once_and_not_over_the_owners_own(api:
 
 @pytest.mark.parametrize(("change", "place"), [({"country": "XX"}, "country"), ({"subdivision": "Mars"}, "subdivision"),
                                                ({"years": []}, "years"), ({"years": [1]}, "years[0]")])  # fmt: skip
-def test_holidays_that_nobody_knows(api: FlaskClient, change: dict[str, Any], place: str) -> None:
+def test_unknown_holidays(api: FlaskClient, change: dict[str, Any], place: str) -> None:
     assert at_fault(api.post(URL + "/holidays", json={"country": "DE", "years": [2026]} | change)) == {place}
 
 
@@ -272,7 +272,7 @@ def test_a_held_chat_can_be_edited_until_it_goes(api: FlaskClient, shop: Connect
     assert chats(api)[0][1:3] == ("Ann says", "sent")
 
 
-def test_the_clients_night_holds_what_the_store_says_and_nothing_else(api: FlaskClient, shop: Connection) -> None:
+def test_quiet_hours_hold_what_the_store_says_and_nothing_else(api: FlaskClient, shop: Connection) -> None:
     url = "/v1/clients/1/quiet-hours"
     problem(api.get(url), 404)
     night = {"timezone": "America/New_York", "from": "22:00", "to": "07:00"}

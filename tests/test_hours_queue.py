@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Connection, Process, clock
-from tests.test_enqueue import enqueue, wait_until_blocked
-from tests.test_hours import set_clock
-from tests.test_send import send, sent, states
+from tests.support.db import Connection, clock, enqueue, send_batch, sent, set_clock, states, wait_until_blocked
+from tests.support.processes import Process
 
 NIGHT, OPENING, CLOSING = "2026-03-02 03:00", "2026-03-02 09:00", "2026-03-02 14:00"
 
@@ -57,7 +55,7 @@ def test_the_opening_writes_no_row(shop: Connection) -> None:
     shop.execute("select keep_hours()")
     assert states(shop) == ["queued"] * 100
     assert shop.execute(rows).fetchone() == before
-    assert send(shop).sent == 100
+    assert send_batch(shop).sent == 100
 
 
 def test_live_chats_do_not_wait_behind_the_flood_nor_the_flood_behind_them(shop: Connection) -> None:
@@ -66,10 +64,10 @@ def test_live_chats_do_not_wait_behind_the_flood_nor_the_flood_behind_them(shop:
     clock(shop, "2026-03-02 09:00:05")
     for conversation in range(1, 31):
         enqueue(shop, conversation)
-    assert send(shop, batch_size=20).sent == 24
+    assert send_batch(shop, batch_size=20).sent == 24
     assert sum(conversation < 100 for conversation, _ in sent(shop)) == 20, "a batch of live ones"
     assert len(sent(shop)) == 24, "with a fifth of one of the held"
-    while send(shop, batch_size=20).claimed:
+    while send_batch(shop, batch_size=20).claimed:
         pass
     assert set(states(shop)) == {"sent"}
     assert in_order(shop)
@@ -80,10 +78,11 @@ def test_a_flood_alone_does_not_pass_for_a_backlog_of_live_chats(shop: Connectio
     clock(shop, NIGHT)
     hold(shop, 50)
     clock(shop, "2026-03-02 09:00:05")
-    report = send(shop, batch_size=20)
-    assert (report.claimed, report.live_until, report.held_until_seq) == (20, None, 2)
+    report = send_batch(shop, batch_size=20)
+    assert (report.claimed, report.live_floor) == (20, None)
+    assert ",2," in report.held_floor
     enqueue(shop, 7)
-    assert send(shop, batch_size=20).live_until is not None
+    assert send_batch(shop, batch_size=20).live_floor is not None
 
 
 def test_a_live_chat_waits_for_the_held_ones_of_its_own_conversation(shop: Connection) -> None:
@@ -92,12 +91,12 @@ def test_a_live_chat_waits_for_the_held_ones_of_its_own_conversation(shop: Conne
     clock(shop, "2026-03-02 09:00:05")
     enqueue(shop, 100, operator=2)
     enqueue(shop, 7)
-    assert send(shop, batch_size=10).sent == 3, "seq 21 waits"
+    assert send_batch(shop, batch_size=10).sent == 3, "seq 21 waits"
     assert (7, 1) in sent(shop)
     # It has joined the held at the instant of the one before it, once.
     assert shop.execute("select held_since is not null, due_at = '2026-03-02 09:00+00' from chat_queue"
                         " where conversation_id = 100 and seq = 21").fetchone() == (True, True)  # fmt: skip
-    while send(shop, batch_size=10).claimed:
+    while send_batch(shop, batch_size=10).claimed:
         pass
     assert set(states(shop)) == {"sent"}
     assert in_order(shop)
@@ -108,17 +107,15 @@ def test_held_chats_keep_their_order_below_and_above_the_floor(shop: Connection)
     clock(shop, NIGHT)
     hold(shop, 300, conversations=20)
     clock(shop, OPENING)
-    start: list[Any] = ["-infinity", "-infinity", 0, 0]
+    start: list[Any] = ["-infinity", "(-infinity,0,0)"]
     floor = start
     for turn in range(60):
         if turn % 3 == 0:
             enqueue(shop, 100 + turn % 20, operator=2)
-        claimed, live, *held, below = shop.execute(
-            "select claimed, live_until, held_until, held_until_seq, held_until_conversation, below_floor"
-            " from send_chats(%s, %s, %s, %s, %s)",
-            [10, *floor],
+        claimed, live, held, below = shop.execute(
+            "select claimed, live_floor, held_floor, below_floor from send_chats(%s, %s, %s)", [10, *floor]
         ).fetchone()
-        found = [live or floor[0], *(floor[1:] if held[0] is None else held)]
+        found = [live or floor[0], held or floor[1]]
         floor = start if below or not claimed else found
     assert set(states(shop)) == {"sent"}
     assert in_order(shop)
@@ -128,17 +125,17 @@ def test_a_pace_spreads_what_is_held_and_never_past_the_closing(shop: Connection
     clock(shop, NIGHT)
     change(shop, every_day(("09:00", "09:02")), pace_per_minute=2)
     hold(shop, 6, conversations=1)
-    told = [row[0] for row in shop.execute("select to_char(release_at at time zone 'UTC', 'DD HH24:MI:SS')"
+    told = [row[0] for row in shop.execute("select to_char(held_until at time zone 'UTC', 'DD HH24:MI:SS')"
                                            " from chats order by seq")]  # fmt: skip
     slots = ["02 09:00:00", "02 09:00:30", "02 09:01:00", "02 09:01:30", "03 09:00:00", "03 09:00:30"]
     assert told == due(shop) == slots
     clock(shop, "2026-03-02 09:00:45")
-    assert send(shop).sent == 2
+    assert send_batch(shop).sent == 2
     enqueue(shop, 100, operator=2)
-    send(shop)
+    send_batch(shop)
     assert due(shop)[-1] == "02 09:01:00", "what arrives live waits for those before it"
     enqueue(shop, 8, operator=2)
-    assert send(shop).sent == 1, "and has no pace of its own"
+    assert send_batch(shop).sent == 1, "and has no pace of its own"
 
 
 def test_a_change_of_hours_keeps_pace_and_order(shop: Connection) -> None:
@@ -155,7 +152,7 @@ def test_a_change_of_hours_keeps_pace_and_order(shop: Connection) -> None:
     assert shop.execute("select every(due_at = 'infinity') from chat_queue").fetchone() == (True,)
     change(shop, every_day(("02:00", "04:00")), pace_per_minute=600)
     clock(shop, "2026-03-02 03:30")
-    assert send(shop).sent == 8
+    assert send_batch(shop).sent == 8
     assert in_order(shop)
 
 
@@ -165,11 +162,11 @@ def test_what_a_paced_store_takes_back_is_spread_too(shop: Connection) -> None:
     for _ in range(3):
         enqueue(shop, operator=2)
     clock(shop, CLOSING)
-    assert send(shop).sent == 0
+    assert send_batch(shop).sent == 0
     assert due(shop) == ["03 09:00:00", "03 09:01:00", "03 09:02:00"]
 
 
-def test_sending_waits_for_nobody_who_has_the_pace(shop: Connection, connect: Callable[[], Connection]) -> None:
+def test_sending_does_not_wait_for_a_locked_pace(shop: Connection, connect: Callable[[], Connection]) -> None:
     clock(shop, "2026-03-02 13:59")
     change(shop, every_day(("09:00", "14:00")), pace_per_minute=1)
     enqueue(shop, operator=2)
@@ -178,10 +175,10 @@ def test_sending_waits_for_nobody_who_has_the_pace(shop: Connection, connect: Ca
         other.execute("select from store_paces for update")
         clock(shop, CLOSING)
         shop.execute("set lock_timeout = '1s'")
-        send(shop)
+        send_batch(shop)
         assert due(shop) == ["02 14:00:01"]
     clock(shop, "2026-03-02 14:00:01")
-    send(shop)
+    send_batch(shop)
     assert due(shop) == ["03 09:00:00"]
 
 
@@ -209,7 +206,7 @@ def test_a_chat_held_while_the_hours_are_being_changed_goes_by_the_new_ones(
         change(other, every_day(("06:00", "08:00")))
         enqueue(shop, operator=2)
     clock(shop, "2026-03-02 03:00:01")
-    send(shop)
+    send_batch(shop)
     assert due(shop) == ["02 06:00:00"]
 
 
@@ -233,9 +230,9 @@ def test_what_the_claim_puts_back_while_the_hours_change_goes_by_the_new_ones(
         other.execute("set constraints all immediate")
         enqueue(shop, operator=2)
         clock(shop, "2026-03-02 03:00:01")
-        assert send(shop).claimed == 1
+        assert send_batch(shop).claimed == 1
     clock(shop, "2026-03-02 03:00:03")
-    send(shop)
+    send_batch(shop)
     assert due(shop) == [goes]
 
 
@@ -248,7 +245,7 @@ def test_a_change_of_hours_waits_for_what_the_claim_puts_back(
     other = connect()
     clock(other, CLOSING)
     with shop.transaction():
-        send(shop)
+        send_batch(shop)
         thread = threading.Thread(target=lambda: change(other, every_day(("17:00", "18:00"))))
         thread.start()
         wait_until_blocked(connect(), other)
@@ -292,16 +289,16 @@ def test_a_clock_that_steps_back_an_hour_over_the_opening(shop: Connection) -> N
     clock(shop, NIGHT)
     hold(shop, 30)
     clock(shop, "2026-03-02 09:00:01")
-    assert send(shop, batch_size=10).sent == 10
+    assert send_batch(shop, batch_size=10).sent == 10
     clock(shop, "2026-03-02 08:00:01")
     shop.execute("select keep_hours()")
-    while send(shop, batch_size=10).claimed:
+    while send_batch(shop, batch_size=10).claimed:
         pass
     assert len(sent(shop)) == 10, "it is before the opening again"
     enqueue(shop, 100, operator=2)
     assert states(shop).count("held") == 21
     clock(shop, OPENING)
-    while send(shop, batch_size=10).claimed:
+    while send_batch(shop, batch_size=10).claimed:
         pass
     assert set(states(shop)) == {"sent"}
     assert in_order(shop)
@@ -311,14 +308,14 @@ def test_hours_that_change_in_the_middle_of_the_flood(shop: Connection) -> None:
     clock(shop, NIGHT)
     hold(shop, 60)
     clock(shop, "2026-03-02 09:00:01")
-    assert send(shop, batch_size=20).sent == 20
+    assert send_batch(shop, batch_size=20).sent == 20
     change(shop, every_day(("11:00", "12:00")))
-    while send(shop, batch_size=20).claimed:
+    while send_batch(shop, batch_size=20).claimed:
         pass
     assert len(sent(shop)) == 20
     assert set(due(shop)) == {"02 11:00:00"}
     clock(shop, "2026-03-02 11:30")
-    while send(shop, batch_size=20).claimed:
+    while send_batch(shop, batch_size=20).claimed:
         pass
     assert set(states(shop)) == {"sent"}
     assert in_order(shop)
@@ -370,3 +367,15 @@ def test_the_ranges_of_a_day_hold_what_reaches_into_it(shop: Connection) -> None
         '{["2026-03-02 00:00:00+00","2026-03-02 02:00:00+00"),["2026-03-02 09:00:00+00","2026-03-02 10:00:00+00"),'
         '["2026-03-02 23:00:00+00","2026-03-03 00:00:00+00")}',
     )
+
+
+@pytest.mark.parametrize("stop", ["select pause_store(2)", "delete from store_hours where store_id = 2"])
+def test_quiet_hours_in_a_store_that_never_opens_end_the_search_for_an_opening(shop: Connection, stop: str) -> None:
+    clock(shop, OPENING)
+    shop.execute("set statement_timeout = '5s'")
+    shop.execute("select set_quiet_hours(1, 'UTC', '22:00', '07:00'), enqueue_chat(5, 1, 2, 'x', 'operator')")
+    clock(shop, NIGHT)
+    shop.execute("select enqueue_chat(6, 1, 2, 'x', 'operator')")
+    shop.execute(stop)
+    shop.execute("select enqueue_chat(7, 1, 2, 'x', 'operator'), set_quiet_hours(1, 'UTC', '21:00', '07:00')")
+    assert shop.execute("select count(*) from chat_queue where due_at = 'infinity'").fetchone() != (0,)

@@ -1,4 +1,4 @@
-"""People's XMPP addresses: what REST and SQL take, and the one form that they are kept in."""
+"""XMPP addresses: what REST and SQL accept, and the normalized form that is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from slixmpp.jid import JID, InvalidJID
 
 from sql.jid import BadJid, bare_jid
-from tests.conftest import Connection
+from tests.support.db import Connection
 
 
 @pytest.mark.parametrize("path", ["/app/addClient/", "/v1/operators"])

@@ -1,4 +1,4 @@
-"""How much anybody may ask for, who may ask from a browser, and what happens to those who take their time."""
+"""Rate limits, cross-origin requests, and slow clients."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from flask.testing import FlaskClient
 from api.gate import limits
 from api.gate.keys import KeyRing
 from sql.database import make_engine
-from tests.conftest import Connection, MakeClient, eventually
-from tests.test_access import bearer, make_key, token
-from tests.test_api import problem
-from tests.test_enqueue import enqueue
-from tests.test_stream import WEB, Reader, Start, Web, send
+from tests.support.api import MakeClient, bearer, problem, token
+from tests.support.db import Connection, enqueue, make_key, post_and_send
+from tests.support.processes import Start, eventually
+from tests.support.web import IMPATIENT_APP, Reader, Web
 
 CHAT = {"conversation_id": 7, "client_id": 1, "operator_id": 1, "payload": "x"}
 
@@ -136,7 +135,7 @@ def test_chats_are_refused_while_the_oldest_waits_too_long(
     assert post(client) == 201
 
 
-def test_without_the_settings_nobody_looks(
+def test_without_the_settings_the_queue_is_not_looked_at(
     client: FlaskClient, shop: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits.Pressure, "_look", lambda self: pytest.fail("looked"))
@@ -189,7 +188,7 @@ def test_while_it_is_open_no_other_name_is_answered(shop: Connection, client: Fl
     shop.execute("select make_key('first')")
 
 
-def test_answers_are_kept_by_nobody(shop: Connection, client: FlaskClient) -> None:
+def test_answers_are_not_cached(shop: Connection, client: FlaskClient) -> None:
     for path in ("/v1/queue", "/v1/stores/1", "/nowhere"):
         assert client.get(path).headers["Cache-Control"] == "no-store"
         assert client.get(path).headers["X-Content-Type-Options"] == "nosniff"
@@ -199,10 +198,9 @@ def test_answers_are_kept_by_nobody(shop: Connection, client: FlaskClient) -> No
 
 
 @pytest.fixture
-def impatient(start: Start, database: str, shop: Connection, monkeypatch: pytest.MonkeyPatch) -> Web:
-    monkeypatch.setattr("tests.test_stream.WEB", [*WEB[:-1], "tests.impatient:create_app()"])
+def impatient(start: Start, database: str, shop: Connection) -> Web:
     shop.execute("select make_key('first')")
-    return Web(start, database)
+    return Web(start, database, app=IMPATIENT_APP)
 
 
 def call(web: Web, key: str, path: str, body: object) -> Any:
@@ -252,20 +250,20 @@ def test_who_has_expired_is_let_in_no_more(shop: Connection, database: str) -> N
     ring = KeyRing(engine, ("key",))
     holder = ring.caller("key")
     assert holder is not None
-    assert ring.still_holds(holder)
-    assert not ring.still_holds(dataclasses.replace(holder, expires_at=time.time() - 1))
+    assert ring.is_valid(holder)
+    assert not ring.is_valid(dataclasses.replace(holder, expires_at=time.time() - 1))
     engine.dispose()
 
 
 def test_a_stream_shows_only_what_is_within_reach(impatient: Web, shop: Connection) -> None:
     shop.execute("update store_hours set opens = '00:00', closes = '00:00'")  # or there is nothing to leave out
     mine = make_key(shop, "mine", store_id=1)
-    send(shop, 7, "before")
-    send(shop, 8, "before, elsewhere", operator=2)
+    post_and_send(shop, 7, "before")
+    post_and_send(shop, 8, "before, elsewhere", operator=2)
     reader = Reader(impatient.port, "client_id=1&from=start", credential=mine)
     assert reader.chats(1)[0]["payload"] == "before"
-    send(shop, 8, "elsewhere", operator=2)
-    send(shop, 7, "here")
+    post_and_send(shop, 8, "elsewhere", operator=2)
+    post_and_send(shop, 7, "here")
     assert reader.chats(1)[0]["payload"] == "here"
     reader.close()
     assert shop.execute("select count(*) from sent_log").fetchone() == (4,)
@@ -275,7 +273,7 @@ def test_a_clients_stream_does_not_tell_what_its_operator_has_waiting(impatient:
     key = make_key(shop, "shop")
 
     shop.execute("delete from store_hours")  # for ever closed: what is sent now is held
-    send(shop, 7, "hello")
+    post_and_send(shop, 7, "hello")
     readers = {
         party: Reader(impatient.port, "conversation_id=7", credential=made["token"])
         for party in ("client", "operator")

@@ -1,4 +1,4 @@
-"""Log lines: every event is known in one place, and no text can make another line or field of one."""
+"""Log lines: every event is defined in one place, and no text can forge a line or a field."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from collections.abc import Callable
 import pytest
 
 from sql.log import EVENTS, Lines, Log
-from tests.conftest import ROOT, Connection, Process, free_port
-from tests.test_enqueue import enqueue
-from tests.test_worker import poison
+from tests.support.db import Connection, enqueue, poison
+from tests.support.processes import ROOT, Start, free_port
+from tests.support.web import gunicorn
 
-Start = Callable[..., Process]
 PACKAGES = ("api", "worker", "relay", "sql", "embedded")
 
 
@@ -91,7 +90,7 @@ def test_an_errors_first_line_is_its_reason(said: Callable[..., str]) -> None:
     assert said(False, "feed_lost", reason=TimeoutError()).endswith("feed_lost reason=TimeoutError")
 
 
-def test_an_event_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_event_is_refused() -> None:
     with pytest.raises(KeyError):
         Log("test")("no_such_event")
 
@@ -112,8 +111,7 @@ def test_a_chat_that_cannot_be_sent_is_named_in_the_log(shop: Connection, databa
 
 def test_gunicorns_lines_are_in_the_same_style(shop: Connection, database: str, start: Start) -> None:
     web = start(
-        "gunicorn", "-w1", "-c", "python:api.gunicorn_conf", "api.app:create_app()",
-        DATABASE_URL=database, PORT=str(free_port()), SHOPTALK_LOG="json",
+        *gunicorn(), DATABASE_URL=database, PORT=str(free_port()), WEB_CONCURRENCY="1", SHOPTALK_LOG="json"
     )  # fmt: skip
     line = json.loads(web.expect("Booting worker"))
     assert (line["level"], line["logger"]) == ("INFO", "gunicorn.error")

@@ -1,4 +1,4 @@
-"""What Prometheus is told, by real processes; and that dashboard, alerts and page speak of figures that there are."""
+"""Metrics of real processes; and the dashboard, the alerts and the page name only metrics that exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psutil
 import psycopg
@@ -20,13 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from sql.database import query
 from sql.metrics import serve
 from sql.settings import BadSetting, Settings
-from tests.conftest import ROOT, Connection, MakeClient, Process, eventually, free_port
-from tests.test_access import bearer
-from tests.test_deploy import DEPLOY, WEB, Api, Stream
+from tests.support.api import MakeClient, bearer
+from tests.support.db import Connection
+from tests.support.deploy import DEPLOY
+from tests.support.processes import ROOT, Start, eventually, free_port
+from tests.support.web import KEY, Api, Stream, gunicorn
 
-Start = Callable[..., Process]
-
-KEY = "k" * 32
 PYTHONS_OWN = re.compile("python_|process_")
 
 
@@ -56,7 +55,7 @@ class Shop:
         self.processes = {
             "worker": start("worker", SHOPTALK_WORKER_METRICS=str(self.worker), **env),
             "relay": start("relay", SHOPTALK_RELAY_METRICS=f"127.0.0.1:{self.relay}", **env),
-            "web": start(*WEB, PORT=str(self.web), WEB_CONCURRENCY="2", **env),
+            "web": start(*gunicorn(), PORT=str(self.web), WEB_CONCURRENCY="2", **env),
         }
         self.api = Api(self.web)
         eventually(self.api.answers)
@@ -66,13 +65,8 @@ class Shop:
 
 
 @pytest.fixture
-def whole(shop: Connection, database: str, start: Start) -> Iterator[Shop]:
-    whole = Shop(start, database)
-    yield whole
-    # Killed: the grace times of all of them add up.
-    for process in whole.processes.values():
-        for each in [*psutil.Process(process.popen.pid).children(), process.popen]:
-            each.send_signal(signal.SIGKILL)
+def whole(shop: Connection, database: str, start: Start) -> Shop:
+    return Shop(start, database)
 
 
 def holds(look: Callable[[], dict[tuple[str, str], float]], **wanted: float) -> Callable[[], bool]:
@@ -114,7 +108,7 @@ def each_counts_its_work(whole: Shop, shop: Connection, streams: list[Stream]) -
             shoptalk_chats_sent_total=20,
             shoptalk_enqueue_to_sent_seconds_count__lane__live=20,
             shoptalk_worker_standing_by=0,
-            shoptalk_listener_up__listener__bell=1,
+            shoptalk_listener_up__listener__worker=1,
             shoptalk_sending_failures_total__outcome__retry=0,
         )
     )
@@ -123,12 +117,12 @@ def each_counts_its_work(whole: Shop, shop: Connection, streams: list[Stream]) -
     assert told["shoptalk_batch_seconds_count", ""] <= 20
     assert abs(told["shoptalk_hours_kept_timestamp_seconds", ""] - time.time()) < 120
     eventually(lambda: scrape(whole.relay)["shoptalk_deliveries_total", "outcome=failed"] > 0)
-    assert scrape(whole.relay)["shoptalk_listener_up", "listener=ear"] == 1
+    assert scrape(whole.relay)["shoptalk_listener_up", "listener=relay"] == 1
 
     told = scrape(whole.web)
     assert told["shoptalk_http_request_seconds_count", "method=POST,route=/v1/chats,status=201"] == 20
     assert told["shoptalk_http_request_seconds_count", "method=GET,route=/v1/stream,status=200"] == 4
-    assert told["shoptalk_listener_up", "listener=feed"] == 1
+    assert told["shoptalk_listener_up", "listener=web"] == 1
     assert 20 <= told["shoptalk_stream_chats_total", ""] <= 40  # once a process
     assert 1 <= told["shoptalk_enqueue_to_stream_seconds_count", ""] <= 40
     assert told["shoptalk_database_up", ""] == 1
@@ -192,8 +186,10 @@ def test_the_queues_figures_are_the_samples_and_the_waiting_ones_age_is_now(
     for name in ("a", "b", "c"):
         shop.execute(put, [name])
     shop.execute("select pause_channel('b', 1)")
-    shop.execute("update channels set attempts = 3 where name = 'c'")
-    shop.execute("insert into channel_failures select channel_id, 1, 1, 'x', 1, now() from channels where name = 'c'")
+    shop.execute("update channels set consecutive_failures = 3 where name = 'c'")
+    shop.execute(
+        "insert into channel_dead_letters select channel_id, 1, 1, 'x', 1, now() from channels where name = 'c'"
+    )
     shop.execute("insert into sent_log select n, n, 99, n, now() - interval '2 hours' from generate_series(1, 5) n")
     shop.execute("select sample_queue()")
     told = told_by(client)
@@ -232,7 +228,7 @@ def told_by(client: FlaskClient) -> dict[tuple[str, str], float]:
 
 
 def test_a_scrape_costs_the_same_however_much_is_held(shop: Connection) -> None:
-    statement = "explain (analyze, buffers, format json) " + str(query("read_gauges"))
+    statement = "explain (analyze, buffers, format json) " + str(query("api/read_gauges"))
 
     def pages() -> int:
         shop.execute("discard plans")
@@ -270,13 +266,13 @@ def test_a_port_that_is_taken_is_said_and_ends_nothing(caplog: pytest.LogCapture
     assert [record.getMessage() for record in caplog.records] == ["metrics_unavailable"]
 
 
-def test_without_a_database_that_is_what_is_told(
+def test_metrics_say_that_the_database_is_away(
     server: str, shop: Connection, database: str, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, new = make_client(database, api_keys=(KEY,)), make_client(database, api_keys=(KEY,))
     assert told_by(client)["shoptalk_database_up", ""] == 1
     for name in ("CACHE_SECONDS", "NEW_SECONDS"):  # what is known of the keys is too old at once
-        monkeypatch.setattr(f"api.keys.{name}", 0.0)
+        monkeypatch.setattr(f"api.gate.keys.{name}", 0.0)
     name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
     with psycopg.connect(server, autocommit=True) as admin:
         end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"

@@ -1,4 +1,4 @@
-"""schemathesis over the OpenAPI document against the real app, as a stranger would use it."""
+"""schemathesis with the OpenAPI document against the real app."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from tests.conftest import MakeClient, on
+from tests.support.api import MakeClient
+from tests.support.db import on
+
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +57,7 @@ def test_every_answer_is_as_described(api_schema: schemathesis.BaseSchema, mode:
         def check(case: schemathesis.Case) -> None:
             nonlocal tried
             tried += 1
-            # That spans overlap or a zone is none, no schema can say.
+            # No schema can say that spans overlap or that a time zone is unknown.
             beyond = [positive_data_acceptance] if "hours" in case.path else []
             case.call_and_validate(excluded_checks=beyond)
 

@@ -8,15 +8,14 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.views import pages
-from tests.conftest import MakeClient
-from tests.test_api import problem
+from tests.support.api import MakeClient, problem
 
 FILES = {"/desk": "desk.html", "/chat/7": "chat.html", "/embed.js": "embed.js", "/static/desk.css": "desk.css"}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of pages, beside a file that is none."""
+    """A folder of pages, beside a file outside of it."""
     folder = tmp_path / "static"
     folder.mkdir()
     for name in FILES.values():

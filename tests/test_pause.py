@@ -1,4 +1,4 @@
-"""Pausing, resuming and releasing: what goes, what waits, and in which order it goes on."""
+"""Pausing, resuming and releasing: which chats are sent, which wait, and in which order they continue."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import Connection, clock
-from tests.test_enqueue import enqueue, wait_until_blocked
-from tests.test_send import poison, send, sent, states
+from tests.support.db import Connection, clock, enqueue, poison, send_batch, sent, states, wait_until_blocked
 
 
 def one(db: Connection, statement: str, *parameters: Any) -> Any:
@@ -31,7 +29,7 @@ def test_many_urgent_chats_of_a_conversation_rewrite_what_waits_once(shop: Conne
             urgent(shop, 7)
         updates = one(shop, "select n_tup_upd from pg_stat_xact_user_tables where relname = 'chat_queue'")
     assert updates <= 30
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(7, seq) for seq in range(1, 31)]
 
 
@@ -42,7 +40,7 @@ def test_a_paused_store_sends_nothing_and_others_go_on(shop: Connection) -> None
     shop.execute("select add_store(3, 'UTC', '00:00', '00:00')")
     shop.execute("insert into operators values (3, 'Oda', 'day', 3)")
     enqueue(shop, 9, operator=3)
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(9, 1)]
     assert states(shop) == ["held", "held", "sent"]
     assert one(shop, "select bool_and(release_at is null) from chat_states where conversation_id = 7") is True
@@ -53,13 +51,13 @@ def test_a_resumed_store_sends_all_of_it_in_order(shop: Connection) -> None:
     for _ in range(3):
         enqueue(shop, 7)
     shop.execute("select pause_store(1)")
-    send(shop)
+    send_batch(shop)
     for _ in range(3):
         enqueue(shop, 7)
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == []
     assert one(shop, "select resume_store(1)") == 6
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(7, seq) for seq in range(1, 7)]
     assert one(shop, "select resume_store(1)") == 0
 
@@ -68,14 +66,14 @@ def test_a_store_resumed_while_it_is_closed_waits_for_its_opening(shop: Connecti
     clock(shop, "2026-03-02 10:00")
     enqueue(shop, 7, operator=2)
     shop.execute("select pause_store(2)")
-    send(shop)
+    send_batch(shop)
     clock(shop, "2026-03-02 20:00")
     shop.execute("select resume_store(2)")
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == []
     assert str(one(shop, "select release_at at time zone 'UTC' from chat_states")) == "2026-03-03 09:00:00"
     clock(shop, "2026-03-03 09:00")
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(7, 1)]
 
 
@@ -87,11 +85,11 @@ def test_urgent_chats_of_a_paused_store_wait_too_and_go_first_of_their_conversat
     shop.execute("select pause_store(2)")  # after it was accepted
     enqueue(shop, 7, operator=2)
     urgent(shop, 8)  # and while it is paused
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == []
     clock(shop, "2026-03-02 20:00")
     shop.execute("select resume_store(2)")
-    send(shop)
+    send_batch(shop)
     assert sorted(sent(shop)) == [(7, 1), (7, 2), (8, 1)]
     assert states(shop) == ["sent", "sent", "held", "sent"]
 
@@ -108,11 +106,11 @@ def test_a_plain_update_pauses_a_store_too(shop: Connection) -> None:
 def test_changing_the_hours_of_a_paused_store_releases_nothing(shop: Connection) -> None:
     enqueue(shop, 7)
     shop.execute("select pause_store(1)")
-    send(shop)
+    send_batch(shop)
     shop.execute("select change_hours(1, hours_of(1))")
     shop.execute("update stores set looked_up_at = '-infinity'")
     shop.execute("select keep_hours()")
-    send(shop)
+    send_batch(shop)
     assert states(shop) == ["held"]
     explained = one(shop, "select explain_hours(1, now())")
     assert (explained["open"], explained["paused_at"] is not None, explained["next_opening"]) == (False, True, None)
@@ -130,7 +128,7 @@ def test_a_store_with_a_pace_is_paused_and_resumed(shop: Connection) -> None:
     for conversation in (7, 8, 9):
         enqueue(shop, conversation)
     shop.execute("select pause_store(1)")
-    send(shop)
+    send_batch(shop)
     assert one(shop, "select bool_and(due_at = 'infinity') from chat_queue") is True
     shop.execute("select resume_store(1)")
     assert one(shop, "select extract(epoch from max(due_at) - min(due_at))::integer from chat_queue") == 2
@@ -142,12 +140,12 @@ def test_a_paused_conversation_waits_and_others_of_its_store_go_on(shop: Connect
     assert one(shop, "select pause_conversation(7)") == 1
     assert enqueue(shop, 7).state == "held"
     enqueue(shop, 8)
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(8, 1), (8, 2)]
     assert one(shop, "select pause_conversation(7)") == 2
     assert one(shop, "select resume_conversation(7)") == 2
     enqueue(shop, 7)
-    send(shop)
+    send_batch(shop)
     assert sent(shop)[2:] == [(7, 1), (7, 2), (7, 3)]
 
 
@@ -158,7 +156,7 @@ def test_nothing_moves_the_chats_of_a_paused_conversation(shop: Connection) -> N
     poison(shop)
     dead = enqueue(shop, 7, "bad", operator=2).chat_id
     for _ in range(5):
-        send(shop)
+        send_batch(shop)
         shop.execute("update chat_queue set due_at = shoptalk_now() where due_at > shoptalk_now()")
     shop.execute("drop trigger refuse_bad on sent_log")
     enqueue(shop, 7, operator=2, sender="operator")
@@ -173,10 +171,10 @@ def test_nothing_moves_the_chats_of_a_paused_conversation(shop: Connection) -> N
     shop.execute("select release_store(2)")
     assert one(shop, "select count(*) from chat_queue where paused and due_at = 'infinity'") == 6
     clock(shop, "2026-03-03 10:00")
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == []
     shop.execute("select resume_conversation(7)")
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(7, seq) for seq in range(1, 7)]
 
 
@@ -186,25 +184,25 @@ def test_a_conversation_resumed_while_its_store_is_closed_or_paused_waits_on(sho
     shop.execute("select pause_conversation(7)")
     shop.execute("select pause_store(2)")
     shop.execute("select resume_conversation(7)")
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == []
     clock(shop, "2026-03-02 20:00")
     shop.execute("select resume_store(2)")
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == []
     clock(shop, "2026-03-03 09:00")
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(7, 1)]
 
 
 def test_a_retry_does_not_get_out_of_a_paused_conversation(shop: Connection) -> None:
     poison(shop)
     enqueue(shop, 7, "bad")
-    assert send(shop).failed == 1
+    assert send_batch(shop).failed == 1
     shop.execute("select pause_conversation(7)")
     shop.execute("drop trigger refuse_bad on sent_log")
     shop.execute("set shoptalk.now = '2100-01-01'")
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == []
 
 
@@ -213,7 +211,7 @@ def test_a_batch_in_hand_is_waited_for(shop: Connection, connect: Callable[[], C
     enqueue(shop, 7)
     other = connect()
     with other.transaction():
-        send(other)
+        send_batch(other)
         pausing = threading.Thread(target=shop.execute, args=[pause])
         pausing.start()
         wait_until_blocked(connect(), shop)
@@ -226,7 +224,7 @@ def test_an_enqueue_under_way_is_either_waited_for_or_held(
     shop: Connection, connect: Callable[[], Connection], pause: str
 ) -> None:
     enqueue(shop, 7)
-    send(shop)
+    send_batch(shop)
     other = connect()
     with other.transaction():
         enqueue(other, 7)
@@ -237,7 +235,7 @@ def test_an_enqueue_under_way_is_either_waited_for_or_held(
         else:
             pausing.join()
     pausing.join()
-    send(shop)
+    send_batch(shop)
     assert states(shop) == ["sent", "held"]
 
 
@@ -250,7 +248,7 @@ def test_a_store_is_released_at_any_hour(shop: Connection) -> None:
     shop.execute("listen chat_queued")
     assert one(shop, "select release_store(2)") == 3
     assert next(shop.notifies(timeout=5)).channel == "chat_queued"
-    send(shop)
+    send_batch(shop)
     assert sorted(sent(shop)) == [(7, 1), (7, 2), (8, 1)]
     assert enqueue(shop, 7, operator=2).state == "held"  # the store is as closed as before
 
@@ -260,13 +258,13 @@ def test_a_chat_is_released_with_those_before_it_and_no_others(shop: Connection)
     ids = [enqueue(shop, 7, operator=2).chat_id for _ in range(3)]
     enqueue(shop, 8, operator=2)
     assert one(shop, "select release_chat(%s)", ids[1]) == 2
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(7, 1), (7, 2)]
     with pytest.raises(psycopg.Error, match="is not held") as error:
         shop.execute("select release_chat(%s)", [ids[1]])
     assert error.value.sqlstate == "ST409"
     assert one(shop, "select release_conversation(7)") == 1
-    send(shop)
+    send_batch(shop)
     assert sent(shop) == [(7, 1), (7, 2), (7, 3)]
 
 
@@ -290,3 +288,20 @@ def test_what_cannot_be_done_is_said(shop: Connection, statement: str, state: st
     with pytest.raises(psycopg.Error) as error:
         shop.execute(statement)
     assert error.value.sqlstate == state
+
+
+def test_a_requeued_chat_keeps_to_quiet_hours_that_are_set_while_it_waits_for_its_conversation(
+    shop: Connection, connect: Callable[[], Connection]
+) -> None:
+    chat = enqueue(shop, 7, sender="operator").chat_id
+    shop.execute("delete from chat_queue")
+    shop.execute("insert into chat_failures values (%s, 5, 'x', now(), now())", [chat])
+    holder, requeuer = connect(), connect()
+    with holder.transaction():
+        holder.execute("select from conversations for update")
+        thread = threading.Thread(target=requeuer.execute, args=["select requeue_chat(%s)", [chat]])
+        thread.start()
+        wait_until_blocked(shop, requeuer)
+        shop.execute("insert into quiet_hours values (1, 'UTC', '00:00', '23:59')")
+    thread.join()
+    assert shop.execute("select quiet_for from chat_queue").fetchone() == (1,)

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.conftest import Connection, eventually
-from tests.test_stream import Reader, Start, Web, send, web
-
-__all__ = ["web"]
+from tests.support.db import Connection, post_and_send
+from tests.support.processes import Start, eventually
+from tests.support.web import IMPATIENT_APP, Reader, Web
 
 
 def presence(reader: Reader) -> Iterator[tuple[str, int, bool]]:
@@ -40,8 +39,8 @@ def settled(reader: Reader, **expected: bool) -> bool:
 def test_a_conversation_shows_who_comes_and_who_leaves_in_whatever_process(
     shop: Connection, web: Web, database: str, start: Start, client: FlaskClient
 ) -> None:
-    send(shop)
-    elsewhere = Web(start, database)
+    post_and_send(shop)
+    elsewhere = Web(start, database, app=IMPATIENT_APP)
     desk = web.open("conversation_id=7&as=operator")
     assert first(desk) == {"client": False, "operator": True}
     states = presence(desk)
@@ -57,7 +56,7 @@ def test_a_conversation_shows_who_comes_and_who_leaves_in_whatever_process(
 
 
 def test_an_operator_is_present_in_every_conversation_of_theirs(shop: Connection, web: Web) -> None:
-    send(shop)
+    post_and_send(shop)
     window = web.open("conversation_id=7&as=client")
     assert first(window) == {"client": True, "operator": False}
     states = presence(window)
@@ -69,7 +68,7 @@ def test_an_operator_is_present_in_every_conversation_of_theirs(shop: Connection
 
 def keep(db: Connection, process: str, came: list[Any] = [], gone: list[Any] = []) -> None:  # noqa: B006
     def named(places: list[Any]) -> str:
-        return json.dumps([dict(zip(("scope", "number", "party"), place, strict=True)) for place in places])
+        return json.dumps([dict(zip(("scope", "scope_id", "party"), place, strict=True)) for place in places])
 
     db.execute("select keep_presence(%s, %s, %s)", [process, named(came), named(gone)])
 
@@ -79,10 +78,10 @@ def told(db: Connection) -> list[tuple[str, bool]]:
     return [(signal["party"], signal["present"]) for signal in signals]
 
 
-def test_a_process_that_died_is_not_believed_and_its_readers_are_told_away(
+def test_the_readers_of_a_process_that_died_are_reported_as_away(
     shop: Connection, connect: Callable[[], Connection], client: FlaskClient
 ) -> None:
-    send(shop)
+    post_and_send(shop)
     hears = connect()
     hears.execute("listen chat_event")
     place = ("conversation_id", 7, "client")
@@ -95,10 +94,10 @@ def test_a_process_that_died_is_not_believed_and_its_readers_are_told_away(
     assert told(hears) == [("client", False)]
 
 
-def test_only_the_first_to_come_and_the_last_to_leave_are_told(
+def test_only_the_first_arrival_and_the_last_departure_are_reported(
     shop: Connection, connect: Callable[[], Connection]
 ) -> None:
-    send(shop)
+    post_and_send(shop)
     hears = connect()
     hears.execute("listen chat_event")
     place = ("client_id", 1, "client")
@@ -114,7 +113,7 @@ def test_only_the_first_to_come_and_the_last_to_leave_are_told(
 
 
 @pytest.mark.parametrize("query", ["client_id=1&as=operator", "store_id=1&as=client", "conversation_id=7&as=boss"])
-def test_who_nobody_can_be_is_refused_by_name(client: FlaskClient, query: str) -> None:
+def test_an_impossible_party_is_refused_by_name(client: FlaskClient, query: str) -> None:
     answer = client.get(f"/v1/stream?{query}")
     assert answer.status_code == 400
     assert answer.get_json()["errors"][0]["field"] == "as"
@@ -131,7 +130,7 @@ def is_heard(db: Connection) -> bool:
 
 def test_a_strangers_notification_changes_nothing(shop: Connection, web: Web) -> None:
     """Anybody who reaches the database can NOTIFY."""
-    send(shop)
+    post_and_send(shop)
     window = web.open("conversation_id=7&as=client")
     first(window)
     eventually(lambda: is_heard(shop))
@@ -147,6 +146,6 @@ def test_a_strangers_notification_changes_nothing(shop: Connection, web: Web) ->
         "[" * 5000,
     ):
         shop.execute("select pg_notify('chat_event', %s)", [payload])
-    send(shop, payload="after")
+    post_and_send(shop, payload="after")
     assert window.chats(1)[0]["payload"] == "after"
     window.close()

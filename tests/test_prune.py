@@ -1,4 +1,4 @@
-"""Retention: what is old is removed, and nothing else notices."""
+"""Retention: old chats are removed, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,22 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.views import stream
-from tests.conftest import AsRole, Connection, clock, eventually
-from tests.test_cli import Shoptalk, shoptalk  # noqa: F401
-from tests.test_enqueue import count, enqueue
-from tests.test_send import looked_at, poison, send, sent, states
-from tests.test_stream import Start, Web, catching_up
-from tests.test_worker import produce
+from tests.support.cli import Shoptalk
+from tests.support.db import (
+    AsRole,
+    Connection,
+    clock,
+    count,
+    enqueue,
+    enqueue_until,
+    looked_at,
+    poison,
+    send_batch,
+    sent,
+    states,
+)
+from tests.support.processes import Start, eventually
+from tests.support.web import Web, catching_up
 
 LONG_AGO = "2026-01-05 10:00"
 OLD = dt.timedelta(days=90)
@@ -53,7 +63,7 @@ def prune_all(db: Connection, keep: dt.timedelta = OLD, most: int = 500) -> int:
 
 def send_some(db: Connection, *conversations: int) -> list[int]:
     ids = [enqueue(db, conversation).chat_id for conversation in conversations]
-    while send(db).claimed:
+    while send_batch(db).claimed:
         pass
     return ids
 
@@ -81,7 +91,7 @@ def test_what_was_sent_long_ago_is_gone_and_all_numbers_go_on(old: Connection) -
     assert old.execute("select conversation_id, seq from chats").fetchall() == sent(old) == [(7, 3)]
     assert positions(old) == [4]
     assert enqueue(old, 8).seq == 2
-    send(old)
+    send_batch(old)
     assert sent(old) == [(7, 3), (8, 2)]
     assert positions(old) == [4, 5]
     assert old.execute("select chats from queue_status where state = 'sent'").fetchone() == (5,)
@@ -127,10 +137,10 @@ def test_a_chat_whose_predecessor_is_pruned_goes_and_a_later_one_still_waits_for
     old.execute("select resume_conversation(7)")
     with psycopg.connect(old.info.dsn) as other:
         other.execute("select from chat_queue where seq = 2 for update")
-        send(old)
+        send_batch(old)
         assert sent(old) == [(8, 1)], "3 does not overtake 2, which somebody has locked"
     old.execute("update chat_queue set due_at = now()")
-    send(old)
+    send_batch(old)
     assert sent(old) == [(8, 1), (7, 2), (7, 3)]
 
 
@@ -143,7 +153,7 @@ def test_a_requeued_dead_letter_goes_though_all_around_it_is_pruned(old: Connect
     old.execute("drop trigger refuse_bad on sent_log")
     old.execute("select requeue_chat(%s)", [bad])
     enqueue(old, 7)
-    send(old)
+    send_batch(old)
     assert sent(old) == [(8, 1), (7, 1), (7, 4)]
 
 
@@ -157,7 +167,9 @@ def test_batches_are_bounded_and_each_says_whether_there_is_more(old: Connection
             prune(old, keep, most)
 
 
-def test_only_one_prunes_at_a_time_and_it_waits_for_nobody(old: Connection, connect: Callable[[], Connection]) -> None:
+def test_only_one_prunes_at_a_time_and_it_waits_for_no_other(
+    old: Connection, connect: Callable[[], Connection]
+) -> None:
     send_some(old, *[7] * 5)
     now(old)
     other = connect()
@@ -184,7 +196,7 @@ def test_order_holds_while_a_worker_sends_and_all_that_it_has_sent_is_pruned_at_
     enough, pruned = threading.Event(), 0
     clock(shop, "2040-01-01 00:00")  # of the one who prunes: all is old
     with ThreadPoolExecutor() as pool:
-        producers = [pool.submit(produce, database, range(10 * n + 1, 10 * n + 6), 300, enough) for n in (0, 1)]
+        producers = [pool.submit(enqueue_until, database, range(10 * n + 1, 10 * n + 6), 300, enough) for n in (0, 1)]
         try:
             while pruned < 400:
                 pruned += prune(shop, OLD, 50).sent  # once: it may never come to the end of what they produce
@@ -203,7 +215,7 @@ def test_order_holds_while_a_worker_sends_and_all_that_it_has_sent_is_pruned_at_
     assert (count(shop, "chats"), positions(shop)) == (1, [len(log)])
 
 
-def test_a_channel_that_is_behind_stops_it_and_status_says_so(old: Connection, shoptalk: Shoptalk) -> None:  # noqa: F811
+def test_a_channel_that_is_behind_stops_it_and_status_says_so(old: Connection, shoptalk: Shoptalk) -> None:
     send_some(old, *[7] * 5)
     now(old)
     old.execute("insert into channels (store_id, name, kind, cursor, paused_at) values (1, 'crm', 'webhook', 2, now())")
@@ -211,13 +223,15 @@ def test_a_channel_that_is_behind_stops_it_and_status_says_so(old: Connection, s
     assert positions(old) == [3, 4, 5]
     found = shoptalk("status", "--json").json["pruned"]
     assert (found["days"], found["earliest"], found["held_by"], found["store_id"]) == (90, 3, "crm", 1)
-    assert "channel crm of store 1 has not delivered it" in shoptalk("status").out
+    assert "channel crm of store 1 has not delivered them yet" in shoptalk("status").out
     assert "because channel crm of store 1" in shoptalk("prune", "--older-than", "90d", "--dry-run").out
     old.execute("update channels set cursor = 5")
-    old.execute("insert into channel_failures values (1, 3, 3, 'x', 1, now(), null), (1, 4, 4, 'x', 1, now(), now())")
+    old.execute(
+        "insert into channel_dead_letters values (1, 3, 3, 'x', 1, now(), null), (1, 4, 4, 'x', 1, now(), now())"
+    )
     assert prune(old).sent == 1, "one that is to be delivered once more stops it too"
-    assert old.execute("select position from channel_failures").fetchall() == [(4,)]
-    old.execute("delete from channel_failures")
+    assert old.execute("select position from channel_dead_letters").fetchall() == [(4,)]
+    old.execute("delete from channel_dead_letters")
     assert prune(old).sent == 1
     assert shoptalk("status", "--json").json["pruned"]["held_by"] is None
 
@@ -231,11 +245,10 @@ def test_a_channel_that_begins_from_the_start_begins_with_what_is_left(old: Conn
     assert positions(old) == [3, 4, 5]
 
 
-def test_a_stream_with_a_pruned_cursor_is_told_where_it_goes_on(old: Connection, database: str, start: Start) -> None:
+def test_a_stream_with_a_pruned_cursor_is_told_where_it_goes_on(old: Connection, web: Web) -> None:
     send_some(old, *[7] * 3)
     now(old)
     send_some(old, 7)
-    web = Web(start, database)
     assert prune(old).sent == 3
     reader = web.open("conversation_id=7", "1")
     events = reader.events()
@@ -309,11 +322,11 @@ def test_the_list_has_a_conversation_of_which_only_an_earlier_chat_is_left(
 def test_a_chat_id_that_is_pruned_is_free_again(old: Connection) -> None:
     enqueue(old, 7, chat_id=5)
     send_some(old, 8)
-    assert enqueue(old, 7, chat_id=5).replayed
+    assert enqueue(old, 7, chat_id=5).is_repeat
     now(old)
     prune(old)
     again = enqueue(old, 7, chat_id=5)
-    assert (again.replayed, again.seq) == (False, 2)
+    assert (again.is_repeat, again.seq) == (False, 2)
 
 
 def test_attempts_and_failures_of_what_goes_go_with_it(old: Connection) -> None:
@@ -349,7 +362,7 @@ def test_nothing_is_pruned_unless_it_is_set(old: Connection, database: str, star
     assert old.execute("select at from pruned").fetchone() == (None,)
 
 
-def test_the_verb(old: Connection, shoptalk: Shoptalk) -> None:  # noqa: F811
+def test_the_verb(old: Connection, shoptalk: Shoptalk) -> None:
     old.execute("select cancel_chat(%s)", [enqueue(old, 8).chat_id])
     send_some(old, *[7] * 3)
     now(old)

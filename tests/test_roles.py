@@ -1,4 +1,4 @@
-"""Database roles: each process does its work with what it may, and what it may not is tried."""
+"""Database roles: each process can do its work in its role, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import psycopg
 import pytest
 
-from tests.conftest import AsRole, Connection, MakeClient, eventually
-from tests.test_access import BODIES, MASTER, ask, bearer, calls
-from tests.test_enqueue import enqueue
-from tests.test_relay_webhook import Receiver, receiver  # noqa: F401
-from tests.test_stream import Reader, Start, Web
+from tests.support.api import BODIES, MASTER, MakeClient, ask, bearer, calls
+from tests.support.db import AsRole, Connection, enqueue
+from tests.support.processes import Start, eventually
+from tests.support.relay import Receiver
+from tests.support.web import Reader, Web
 
 ROLES = ("web", "worker", "relay", "inspector")
 SECRETS = {"api_keys", "token_secrets", "channels"}
@@ -22,7 +22,7 @@ def test_every_process_does_all_of_its_work_in_its_role(
     start: Start,
     as_role: AsRole,
     shop: Connection,
-    receiver: Receiver,  # noqa: F811
+    receiver: Receiver,
 ) -> None:
     web = Web(start, as_role("web"))
     worker = start("worker", DATABASE_URL=as_role("worker"))
@@ -88,7 +88,7 @@ def test_each_role_may_read_only_what_it_must(db: Connection, role: str) -> None
             "chats",
             "sent_log",
             "channels",
-            "channel_failures",
+            "channel_dead_letters",
             "pruned",
         }
     if role == "web":
@@ -134,7 +134,7 @@ DENIED = {
         "select * from api_keys", "select * from token_secrets", "select settings from channels",
         "select enqueue_chat(7, 1, 1, 'x')", "select send_chats()", "select cancel_chat(1)", "delete from chat_queue",
         "insert into clients values (9, 'x', 'x')", "select settle_batch(1, 1, 1, 1, null, null, null)",
-        "select put_webhook(1, 'x', '{}', 'x', 'x', true)", "select release_at(1, now()); select take_slot(1, now())",
+        "select put_webhook(1, 'x', '{}', 'x', 'x', true)", "select next_release(1, now()); select take_slot(1, now())",
     ],
 }  # fmt: skip
 
@@ -158,7 +158,7 @@ def test_the_inspector_sees_the_queue_and_the_keys_without_secrets(shop: Connect
         connection.execute("select * from queue_pressure()")
 
 
-def test_nobodys_table_gets_between_a_function_and_its_own(shop: Connection, as_role: AsRole) -> None:
+def test_no_other_table_gets_between_a_function_and_its_own(shop: Connection, as_role: AsRole) -> None:
     with psycopg.connect(as_role("web"), autocommit=True) as connection:
         for table in ("chats", "conversations", "clients", "operators", "chat_queue"):
             connection.execute(f"create temp table {table} (like public.{table})")

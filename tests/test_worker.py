@@ -1,11 +1,10 @@
-"""The worker as a process: killed, stopped, cut off, and its server taken away."""
+"""The worker as a process: killed, stopped, disconnected, and without its database."""
 
 from __future__ import annotations
 
 import random
 import signal
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,22 +12,22 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from embedded.cluster import Cluster
-from sql.schema import prepare
+from sql.install import prepare
 from sql.settings import Settings
-from tests.conftest import Connection, MakeClient, Process, eventually, free_port
-from tests.test_enqueue import enqueue
-from tests.test_send import poison, sent, states
-from worker.consumer import HELD_START, LIVE_START, Consumer
+from tests.support.api import MakeClient
+from tests.support.db import Connection, enqueue, enqueue_until, poison, sent, states
+from tests.support.processes import Process, Start, eventually, free_port
+from tests.support.web import gunicorn
+from worker.consumer import Consumer
 
-Start = Callable[..., Process]
+pytestmark = pytest.mark.system
 
 
 class LogReader:
-    """Reads the log from a cursor as it grows, as every reader does; never looks back."""
+    """Reads the log from a cursor as it grows, as every reader does; never reads a position twice."""
 
     def __init__(self, database: str) -> None:
         self.chats: list[tuple[int, int, int]] = []  # (chat_id, conversation_id, seq)
@@ -57,17 +56,8 @@ class LogReader:
         return self.chats
 
 
-def produce(database: str, conversations: range, chats: int, enough: threading.Event) -> list[int]:
-    """Enqueues that many chats one by one, round the conversations, and on until it is enough; answers their ids."""
-    ids = list[int]()
-    with psycopg.connect(database, autocommit=True) as db:
-        while len(ids) < chats or not enough.is_set():
-            ids.append(enqueue(db, random.choice(conversations)).chat_id)
-    return ids
-
-
 def post_lists(client: FlaskClient, conversations: range, chats: int, enough: threading.Event) -> list[int]:
-    """The same over REST, in lists of a hundred."""
+    """Posts chats over REST, in lists of a hundred. Returns their ids."""
     ids = list[int]()
     while len(ids) < chats or not enough.is_set():
         body = [
@@ -82,7 +72,7 @@ def post_lists(client: FlaskClient, conversations: range, chats: int, enough: th
 def kill_one_after_another(
     workers: list[Process], start_one: Callable[[], Process], until: threading.Event, enough: threading.Event
 ) -> None:
-    """A kill every half second, or as soon as the one before has its successor: three of four are always up."""
+    """Kills a worker every half second, once the one before is replaced: three of four are always up."""
     kills = 0
     try:
         while not until.wait(0.5):
@@ -110,7 +100,7 @@ def test_four_workers_killed_twice_a_second_lose_repeat_and_disorder_nothing(
     done, enough = threading.Event(), threading.Event()
     with ThreadPoolExecutor(5) as pool:
         killing = pool.submit(kill_one_after_another, workers, start_one, done, enough)
-        jobs = [pool.submit(produce, database, range(1, 501), 3000, enough) for _ in range(3)]
+        jobs = [pool.submit(enqueue_until, database, range(1, 501), 3000, enough) for _ in range(3)]
         jobs.append(pool.submit(post_lists, client, range(1, 501), 8000, enough))
         try:
             accepted = [chat_id for job in jobs for chat_id in job.result()]
@@ -142,7 +132,7 @@ def test_sigterm_ends_a_busy_worker_within_five_seconds_and_loses_nothing(
     assert len(sent(shop)) + left == 20000
 
 
-def test_a_worker_whose_connections_are_cut_goes_on_by_itself(shop: Connection, database: str, start: Start) -> None:
+def test_a_worker_whose_connections_are_cut_reconnects(shop: Connection, database: str, start: Start) -> None:
     worker = start("worker", DATABASE_URL=database)
     worker.expect("listening")
     shop.execute(
@@ -168,7 +158,7 @@ def test_another_worker_takes_over_from_one_that_is_stopped(shop: Connection, da
     second.popen.send_signal(signal.SIGCONT)
 
 
-def test_a_lost_notification_delays_a_chat_only_until_the_next_look(
+def test_a_lost_notification_delays_a_chat_only_until_the_next_poll(
     shop: Connection, database: str, start: Start
 ) -> None:
     start("worker", DATABASE_URL=database).expect("listening")
@@ -196,7 +186,7 @@ def cluster(public_folder: Path) -> Cluster:
     return Cluster(public_folder / "data")
 
 
-def test_everything_goes_on_by_itself_when_the_database_was_away(
+def test_every_process_recovers_when_the_database_was_unavailable(
     cluster: Cluster, start: Start, make_client: MakeClient
 ) -> None:
     with cluster:
@@ -242,22 +232,9 @@ def test_a_restart_of_the_database_between_two_requests_costs_no_error(
         assert client.get("/readyz").status_code == 200
 
 
-def test_a_full_look_that_was_cancelled_is_not_tried_again_at_once(database: str) -> None:
-    consumer = Consumer(Settings(database_url=database))
-    consumer._floor = floor = {"live_from": "2026-03-02 10:00+00", **HELD_START}
-    consumer._full_looks[0].done(20)
-    consumer._full_looks[1].done(20)
-    assert all(look.at - time.monotonic() > 50 for look in consumer._full_looks)
-    consumer._trouble(sa.exc.OperationalError("", {}, psycopg.errors.QueryCanceled()))
-    assert consumer._floor == floor
-    consumer._trouble(sa.exc.OperationalError("", {}, psycopg.errors.AdminShutdown()))
-    assert consumer._floor == LIVE_START | HELD_START
-
-
 def test_a_worker_refuses_a_schema_that_is_newer_than_the_next(shop: Connection, database: str, start: Start) -> None:
     shop.execute("update schema_version set version = version + 2")
-    web = ["gunicorn", "-w1", "-c", "python:api.gunicorn_conf", "api.app:create_app()"]
-    for command in (["worker"], ["sql"], web):
+    for command in (["worker"], ["sql"], gunicorn()):
         process = start(*command, DATABASE_URL=database, PORT=str(free_port()))
         process.expect("run a newer release")
         assert process.popen.wait(30) != 0
@@ -266,7 +243,7 @@ def test_a_worker_refuses_a_schema_that_is_newer_than_the_next(shop: Connection,
 def test_a_batch_too_large_for_the_statement_timeout_is_tried_smaller(
     shop: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or it would be tried for ever, and nothing sent any more."""
+    """Otherwise it would be retried forever, and no chat would be sent any more."""
     monkeypatch.setattr("sql.database.STATEMENT_TIMEOUT_SECONDS", 1)
     shop.execute(
         "create function slow() returns trigger language plpgsql as"

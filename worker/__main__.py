@@ -1,4 +1,4 @@
-"""`python -m worker`: sends the queue and keeps the hours until SIGTERM or SIGINT."""
+"""`python -m worker`: sends the queue and checks the stores' hours until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 
 import psycopg
 
+from sql.install import WrongSchema, check_version
 from sql.log import Log, configure
 from sql.metrics import serve
-from sql.schema import WrongSchema, check_version
 from sql.settings import BadSetting, Settings
 from worker.consumer import Consumer
 from worker.schedule import Schedule
@@ -27,8 +27,8 @@ def main() -> None:
         sys.exit(f"shoptalk: {error}")
     consumer = Consumer(settings)
     schedule = Schedule(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: consumer.stop())
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: consumer.stop())
     schedule.start()
     serve(settings.worker_metrics, settings.api_keys)
     log("started")

@@ -1,1 +1,1 @@
-"""What stands before every view: who may call it, and how often."""
+"""Checks before every view: who may call it, and how often."""

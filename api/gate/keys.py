@@ -1,4 +1,4 @@
-"""Who a credential belongs to: the keys of the setting and of the database, and the tokens that they mint."""
+"""Whose credential it is: the API keys of the setting and of the database, and the tokens that they mint."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ import itsdangerous
 import sqlalchemy as sa
 
 from sql.database import query
+from sql.fields import SCOPES
 
-SCOPES = frozenset({"send", "read", "admin"})
-CACHE_SECONDS = 5.0  # how long a key that is revoked goes on working, at most
-NEW_SECONDS = 1.0  # and how long one that is new does not yet
-FAILURE_SECONDS = 1.0  # so long a failure to read them is everybody's: they do not all wait for one after the other
+CACHE_SECONDS = 5.0  # how long a revoked key still works, at most
+NEW_SECONDS = 1.0  # how long a new key does not work yet, at most
+FAILURE_SECONDS = 1.0  # after a failed read, every request fails for this long instead of trying again in turn
 PARTIES = ("client_id", "operator_id", "conversation_id")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and what they may."""
+    """The holder of a key or token, and its rights."""
 
     name: str  # for limits and logs: no secret
-    scopes: frozenset[str] = SCOPES
-    within: Mapping[str, int] = field(default_factory=dict)  # what an object must have to be theirs; empty: all
-    party: str | None = None  # of a token: as whom it speaks, client or operator
-    issuer: str = ""  # what names the key, or the key that minted the token
+    scopes: frozenset[str] = frozenset(SCOPES)
+    within: Mapping[str, int] = field(default_factory=dict)  # the members that an object within reach has; empty: all
+    party: str | None = None  # of a token: the party that it acts as, client or operator
+    issuer: str = ""  # identifies the key, or the key that minted the token
     expires_at: float = float("inf")  # by this machine's clock
 
-    def reaches(self, thing: Mapping[Any, Any] | None) -> bool:
-        """Whether a thing with these members is within what they may touch."""
-        return thing is not None and all(thing.get(name) == number for name, number in self.within.items())
+    def reaches(self, members: Mapping[Any, Any] | None) -> bool:
+        """Whether an object with these members is within reach."""
+        return members is not None and all(members.get(name) == number for name, number in self.within.items())
 
     def sees(self, sender: str, state: str) -> bool:
-        """Whether they get to see such a chat of theirs: a client none of the operator's that still waits."""
+        """Whether such a chat within reach is visible: a client sees the operator's chats only once they are sent."""
         return self.party != "client" or sender == "client" or state == "sent"
 
 
-ANYBODY = Caller("anybody")  # where no keys are configured
+ANONYMOUS = Caller("anonymous")  # every caller, while there are no keys
 
 
 class KeyRing:
-    """One process's knowledge of the keys, read anew when it is older than CACHE_SECONDS.
+    """One process's copy of the keys, read again when it is older than CACHE_SECONDS.
 
-    All keys at once, so that a flood of wrong ones asks the database once a second. Whatever reads them raises
+    It has all keys, so a flood of wrong ones costs at most one query a second. Methods that read the keys raise
     sqlalchemy.exc.SQLAlchemyError without a database.
     """
 
@@ -64,12 +64,12 @@ class KeyRing:
         self._signer = itsdangerous.URLSafeSerializer(b"")
         self._is_open = False
 
-    def caller(self, credential: str, outlives_database: bool = False) -> Caller | None:
-        """Whose it is; None: nobody's that is known. Without any keys everybody is ANYBODY, but for tokens.
+    def caller(self, credential: str, works_without_database: bool = False) -> Caller | None:
+        """The credential's holder; None: unknown. While there are no keys, ANONYMOUS for everything but tokens.
 
-        `outlives_database`: who is known is let in also while the keys cannot be read anew.
+        `works_without_database`: while the keys cannot be read, the last known ones are good.
         """
-        if outlives_database and self._read_at > float("-inf"):
+        if works_without_database and self._read_at > float("-inf"):
             self._refresh_if_possible()
         else:
             self._refresh()
@@ -77,21 +77,21 @@ class KeyRing:
         if found is None and not self._is_open and credential:
             self._refresh(NEW_SECONDS)
             found = self._find(credential)
-        return ANYBODY if found is None and self._is_open else found
+        return ANONYMOUS if found is None and self._is_open else found
 
     def _find(self, credential: str) -> Caller | None:
-        # By its hash: the time that this takes tells nothing of a key's letters.
+        # By its hash, so the time that this takes reveals nothing about a key's characters.
         return self._keys.get(_hash(credential)) or self._token_holder(credential)
 
-    def still_holds(self, caller: Caller) -> bool:
-        """Whether who was let in would be let in now, as far as is known: never waits for the database."""
-        self._refresh_meanwhile()
-        if caller is ANYBODY:
+    def is_valid(self, caller: Caller) -> bool:
+        """Whether the caller's key or token is still valid, by the last known keys: never waits for the database."""
+        self._refresh_in_background()
+        if caller is ANONYMOUS:
             return self._is_open
         return caller.expires_at > time.time() and caller.issuer in self._issuers
 
     def mint(self, caller: Caller, within: Mapping[str, int], party: str, ttl_seconds: int) -> tuple[str, float]:
-        """A token, and when it expires. It may do no more than the caller and dies with the caller's key."""
+        """A token, and when it expires. Its rights are at most the caller's, and it ends with the caller's key."""
         self._refresh()
         expires_at = min(time.time() + ttl_seconds, caller.expires_at)
         content = {
@@ -106,7 +106,7 @@ class KeyRing:
     def _token_holder(self, token: str) -> Caller | None:
         try:
             content = self._signer.loads(token)
-        except (itsdangerous.BadData, UnicodeError):  # UnicodeError: bytes that are no UTF-8
+        except (itsdangerous.BadData, UnicodeError):  # UnicodeError: not UTF-8
             return None
         issuer = self._issuers.get(content["key"])
         if issuer is None or content["until"] <= time.time() or not issuer.reaches(content["of"]):
@@ -125,13 +125,13 @@ class KeyRing:
         return time.monotonic() - self._read_at >= seconds
 
     def _refresh_if_possible(self) -> None:
-        # A scrape has its time limit, and a host that is gone takes seconds to fail: only the first waits for it.
+        # A scrape has a time limit, and an unreachable host takes seconds to fail: only the first request waits for it.
         if self._failure is None:
             self._refresh_quietly()
         else:
-            self._refresh_meanwhile()
+            self._refresh_in_background()
 
-    def _refresh_meanwhile(self) -> None:
+    def _refresh_in_background(self) -> None:
         has_failed = time.monotonic() - self._failed_at < FAILURE_SECONDS
         if self._is_stale(CACHE_SECONDS) and not has_failed and not self._lock.locked():
             threading.Thread(target=self._refresh_quietly, name="keys", daemon=True).start()
@@ -159,24 +159,24 @@ class KeyRing:
 
     def _read(self) -> None:
         with self._engine.connect() as connection:
-            rows = connection.execute(query("read_keys")).all()
-            secrets = connection.execute(query("read_token_secrets")).scalars().all()
+            rows = connection.execute(query("shared/read_keys")).all()
+            secrets = connection.execute(query("api/read_token_secrets")).scalars().all()
         self._is_open = not rows and not self._configured
-        self._keys, self._issuers = {}, {ANYBODY.issuer: ANYBODY} if self._is_open else {}
+        self._keys, self._issuers = {}, {ANONYMOUS.issuer: ANONYMOUS} if self._is_open else {}
         for row in rows:
             if not row.revoked:
                 within = {} if row.store_id is None else {"store_id": row.store_id}
                 key = Caller(f"key {row.name}", frozenset(row.scopes), within, issuer=str(row.key_id))
                 self._keys[bytes(row.hash)] = self._issuers[key.issuer] = key
-        for place, digest in enumerate(self._configured, 1):
+        for position, digest in enumerate(self._configured, 1):
             for secret in secrets:  # the newest last
-                # Keyed, because a token shows it: from a plain hash one could guess at a key that people chose.
+                # Keyed, because a token contains it: a plain hash would allow guessing a key that a person made up.
                 issuer = hmac.digest(bytes(secret), digest, "sha256").hex()
-                key = Caller(f"key {place} of SHOPTALK_API_KEYS", issuer=issuer)
+                key = Caller(f"key {position} of SHOPTALK_API_KEYS", issuer=issuer)
                 self._keys[digest] = self._issuers[issuer] = key
         self._signer = itsdangerous.URLSafeSerializer(
             [bytes(secret) for secret in secrets],
-            salt="shoptalk token 1",  # the number is of their shape
+            salt="shoptalk token 1",  # the number is the version of their format
             signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
         )
 

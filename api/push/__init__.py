@@ -1,1 +1,1 @@
-"""How a sent chat reaches an open stream."""
+"""From the sent log, or RabbitMQ, to the open streams."""

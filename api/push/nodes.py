@@ -1,11 +1,10 @@
-"""A web node's queue in RabbitMQ (FANOUT=amqp): what the relay publishes, as it comes. Loaded only where it is used."""
+"""A web node's queue in RabbitMQ (FANOUT=amqp), with the relay's messages. Imported only where it is used."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
-import random
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,37 +13,34 @@ import gevent
 import pika
 import pika.exceptions
 
-from sql.fanout import EXCHANGE, NODE_PREFIX
+from sql.fanout import EXCHANGE, NODE_PREFIX, Rotation, first_line
 
-QUIET_SECONDS = 3.0  # the relay says something each second
+QUIET_SECONDS = 3.0  # the relay publishes at least once a second
 TIMEOUT_SECONDS = 5.0
-OPEN_SECONDS = 15.0  # pika itself waits for an answer for as long as there are heartbeats
+OPEN_SECONDS = 15.0  # pika itself waits for an answer as long as heartbeats arrive
 HEARTBEAT_SECONDS = 10
-MOST_WAITING = 10_000  # messages in the queue; the oldest are dropped, and the log has them
+MOST_WAITING = 10_000  # messages in the queue; older ones are dropped and read from the log
 
-logging.getLogger("pika").setLevel(logging.CRITICAL)  # what goes wrong there is logged by the feed, in one line
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # the feed logs its errors, on one line
 
 
-class Lost(Exception):
-    """The broker cannot be reached, or no longer."""
+class BrokerLost(Exception):
+    """The broker cannot be reached, or the connection was lost."""
 
 
 class Node:
-    """The node's queue: its own, not kept, and gone with the connection."""
+    """The node's queue: exclusive, not durable, and deleted with the connection."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._urls = list(urls)
-        random.shuffle(self._urls)  # nodes spread over the brokers
+        self._brokers = Rotation(urls)
 
     @contextlib.contextmanager
     def messages(self) -> Iterator[Iterator[Any]]:
-        """Connects to the next broker; what is published from then on, None when it is quiet. Raises Lost."""
-        url = self._urls.pop(0)
-        self._urls.append(url)
+        """Connects to the next broker and yields the messages from then on, None if none comes. Raises BrokerLost."""
         try:
             with contextlib.ExitStack() as stack:
                 with gevent.Timeout(OPEN_SECONDS, TimeoutError("the broker did not answer in time")):
-                    connection = pika.BlockingConnection(_parameters(url))
+                    connection = pika.BlockingConnection(_parameters(self._brokers.next()))
                     stack.callback(_close, connection)
                     channel = connection.channel()
                     channel.exchange_declare(EXCHANGE, "fanout", durable=True)
@@ -53,10 +49,9 @@ class Node:
                         name, exclusive=True, auto_delete=True, arguments={"x-max-length": MOST_WAITING}
                     )
                     channel.queue_bind(name, EXCHANGE)
-                yield _coming(channel, name)
+                yield _consume(channel, name)
         except (pika.exceptions.AMQPError, OSError) as error:
-            text = str(error).strip().splitlines()
-            raise Lost(f"{type(error).__name__}: {text[0] if text else 'the connection was lost'}") from None
+            raise BrokerLost(first_line(error)) from None
 
 
 def _close(connection: pika.BlockingConnection) -> None:
@@ -64,14 +59,14 @@ def _close(connection: pika.BlockingConnection) -> None:
         connection.close()
 
 
-def _coming(channel: Any, queue: str) -> Iterator[Any]:
+def _consume(channel: Any, queue: str) -> Iterator[Any]:
     for _, _, body in channel.consume(queue, auto_ack=True, exclusive=True, inactivity_timeout=QUIET_SECONDS):
         yield _read(body)
-    raise Lost("the queue was deleted")
+    raise BrokerLost("the queue was deleted")
 
 
 def _read(body: bytes | None) -> Any:
-    """The message; None, as when it is quiet, for what is no JSON."""
+    """The message; None, as if none had come, for invalid JSON."""
     try:
         return None if body is None else json.loads(body)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Presence: who has a stream open, over all web processes, as far as the readers have said who they are."""
+"""Presence: which parties have a stream open, over all web processes. A reader names its party by ?as=."""
 
 from __future__ import annotations
 
@@ -11,84 +11,84 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from sql.database import query
+from sql.database import call
 from sql.log import Log
 
 log = Log("api")
 
-BEAT_SECONDS = 10.0  # a process is believed for three of these, see believed_since()
-LINGER_SECONDS = 5.0  # a reader that reconnects within it has never been away
-ROUND_SECONDS = 0.1  # what happens in it is told together: a thousand streams that open cost a few statements
+BEAT_SECONDS = 10.0  # a process's presence is valid for three of these, see presence_cutoff()
+LINGER_SECONDS = 5.0  # a reader that reconnects within this was never absent
+ROUND_SECONDS = 0.1  # changes within this are published together: opening a thousand streams costs a few statements
 IDLE_SECONDS = 1.0
 
-Place = tuple[str, int, str]  # the stream's kind and id, and the party that looks
+Viewer = tuple[str, int, str]  # the stream's topic (field and id), and the party that reads it
 
 
 class Presence:
-    """What one web process knows and tells of it, in a thread of its own that starts with the first reader."""
+    """One web process's viewers, published by a thread of its own that starts with the first one."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._process = secrets.token_hex(8)
-        self._open: Counter[Place] = Counter()  # streams
-        self._told: set[Place] = set()
-        self._left_at: dict[Place, float] = {}
+        self._open: Counter[Viewer] = Counter()  # streams
+        self._published: set[Viewer] = set()
+        self._left_at: dict[Viewer, float] = {}
         self._lock = threading.Lock()
-        self._news = threading.Event()
+        self._changed = threading.Event()
         self._started = False
 
-    def come(self, place: Place) -> None:
-        """A stream has opened."""
+    def add(self, viewer: Viewer) -> None:
+        """Records that a stream has opened."""
         with self._lock:
-            self._open[place] += 1
-            self._left_at.pop(place, None)
-            if place not in self._told:
-                self._news.set()
+            self._open[viewer] += 1
+            self._left_at.pop(viewer, None)
+            if viewer not in self._published:
+                self._changed.set()
             if not self._started:
                 self._started = True
                 threading.Thread(target=self._run, name="presence", daemon=True).start()
 
-    def leave(self, place: Place) -> None:
-        """It has closed."""
+    def remove(self, viewer: Viewer) -> None:
+        """Records that it has closed."""
         with self._lock:
-            self._open[place] -= 1
-            if not self._open[place]:
-                del self._open[place]
-                self._left_at[place] = time.monotonic()
+            self._open[viewer] -= 1
+            if not self._open[viewer]:
+                del self._open[viewer]
+                self._left_at[viewer] = time.monotonic()
 
     def _run(self) -> None:
         beat_at = 0.0
         while True:
-            self._news.wait(IDLE_SECONDS)
-            self._news.clear()
+            self._changed.wait(IDLE_SECONDS)
+            self._changed.clear()
             now = time.monotonic()
             try:
-                if self._tell(now, everything=now >= beat_at):
+                if self._publish(now, everything=now >= beat_at):
                     beat_at = now + BEAT_SECONDS
             except sa.exc.SQLAlchemyError as error:
-                log("presence_untold", reason=error)
+                log("presence_not_published", reason=error)
                 time.sleep(IDLE_SECONDS)
             time.sleep(ROUND_SECONDS)
 
-    def _tell(self, now: float, everything: bool) -> bool:
-        """Tells what has changed or, at a beat, everything: the tables may have been lost. Answers which."""
+    def _publish(self, now: float, everything: bool) -> bool:
+        """Publishes changes or, at a beat, everything, as the unlogged tables may have been emptied. Returns which."""
         with self._lock:
-            gone = {place for place, at in self._left_at.items() if now - at >= LINGER_SECONDS}
-            came = set(self._open) if everything else self._open.keys() - self._told
-            if not came and not gone and not (everything and self._told):
+            gone = {viewer for viewer, at in self._left_at.items() if now - at >= LINGER_SECONDS}
+            came = set(self._open) if everything else self._open.keys() - self._published
+            if not came and not gone and not (everything and self._published):
                 return False
-            lists = {"came": _listed(came), "gone": _listed(gone)}
+            lists = {"came": _to_json(came), "gone": _to_json(gone)}
         with self._engine.connect() as connection:
-            connection.execute(query("keep_presence"), {"process": self._process} | lists)
+            connection.execute(*call("keep_presence", process=self._process, **lists))
         with self._lock:
-            self._told = (self._told | came) - gone
-            for place in gone:
-                if place in self._left_at:
-                    del self._left_at[place]
-                elif place in self._open:  # it came back meanwhile
-                    self._news.set()
+            self._published = (self._published | came) - gone
+            for viewer in gone:
+                if viewer in self._left_at:
+                    del self._left_at[viewer]
+                elif viewer in self._open:  # it has opened again meanwhile
+                    self._changed.set()
         return everything
 
 
-def _listed(places: Iterable[Place]) -> str:
-    return json.dumps([{"scope": scope, "number": number, "party": party} for scope, number, party in places])
+def _to_json(viewers: Iterable[Viewer]) -> str:
+    return json.dumps([{"scope": scope, "scope_id": scope_id, "party": party} for scope, scope_id, party in viewers])

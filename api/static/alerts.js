@@ -1,47 +1,58 @@
-/** Drawing an operator's attention: the tab's title, a sound, a desktop notification. */
+/** Gets an operator's attention: the tab's title, a sound, a desktop notification. And the settings for them. */
 
-import { byId } from "./dom.js";
-import { keep, kept } from "./kept.js";
+/** @import { Chat } from "./conversation.js" */
 
-const SOUND_EVERY_MS = 1500; // at an opening, a night's chats come at once
+import { byId, inputById } from "./dom.js";
+import { loadItem, saveItem } from "./storage.js";
 
-// [frequency in Hz, begins after s, lasts s]
+const SOUND_EVERY_MS = 1500; // when the store opens, all held chats arrive at once
+
+/** @type {Record<string, [frequency: number, start: number, duration: number][]>} in Hz and seconds */
 const SOUNDS = {
   soft: [[523, 0, 0.35], [659, 0.12, 0.4]],
   bright: [[880, 0, 0.18], [1175, 0.1, 0.3]],
   knock: [[180, 0, 0.08], [160, 0.14, 0.1]],
 };
 
+/** @type {AudioContext | null} */
 let audio = null;
-let played = 0;
+let playedAt = 0;
 
+/** @param {string} name */
 function play(name) {
-  if (!SOUNDS[name]) return;
+  if (!Object.hasOwn(SOUNDS, name)) return;
   audio ??= new AudioContext();
   audio.resume();
-  for (const [frequency, after, lasts] of SOUNDS[name]) {
+  for (const [frequency, start, duration] of SOUNDS[name]) {
     const tone = new OscillatorNode(audio, { frequency, type: name === "knock" ? "triangle" : "sine" });
     const volume = new GainNode(audio);
-    const at = audio.currentTime + after;
+    const at = audio.currentTime + start;
     volume.gain.setValueAtTime(0.18, at);
-    volume.gain.exponentialRampToValueAtTime(0.001, at + lasts);
+    volume.gain.exponentialRampToValueAtTime(0.001, at + duration);
     tone.connect(volume).connect(audio.destination);
     tone.start(at);
-    tone.stop(at + lasts);
+    tone.stop(at + duration);
   }
 }
 
+/** @param {number} unread */
 export function setTitle(unread) {
   document.title = `${unread ? `(${unread}) ` : ""}Desk · Shoptalk`;
 }
 
-/** A client's chat has come that the operator does not look at just now. */
+/**
+ * Alerts the operator to a client's chat that is not on the screen.
+ * @param {Chat} chat
+ * @param {string} name
+ * @param {(conversation_id: number) => void} open
+ */
 export function alertTo(chat, name, open) {
-  if (Date.now() - played > SOUND_EVERY_MS) {
-    played = Date.now();
-    play(kept("sound", ""));
+  if (Date.now() - playedAt > SOUND_EVERY_MS) {
+    playedAt = Date.now();
+    play(loadItem("sound", ""));
   }
-  if (!("Notification" in window) || Notification.permission !== "granted" || document.visibilityState === "visible") return;
+  const isAllowed = "Notification" in window && Notification.permission === "granted";
+  if (!isAllowed || document.visibilityState === "visible") return;
   const notification = new Notification(name, { body: chat.payload, tag: `shoptalk ${chat.conversation_id}` });
   notification.addEventListener("click", () => {
     window.focus();
@@ -50,22 +61,22 @@ export function alertTo(chat, name, open) {
   });
 }
 
-/** Fills the settings; asks for the permission to notify only when the button is pressed. */
+/** Fills in the settings. The browser asks for permission to notify only when the button is pressed. */
 export function prepareSettings() {
-  const sound = byId("sound");
-  sound.value = kept("sound", "");
+  const sound = byId("sound", HTMLSelectElement);
+  sound.value = loadItem("sound", "");
   sound.addEventListener("change", () => {
-    keep("sound", sound.value);
+    saveItem("sound", sound.value);
     play(sound.value);
   });
-  const singleKeys = byId("single-keys");
-  singleKeys.checked = kept("single-keys", true);
-  singleKeys.addEventListener("change", () => keep("single-keys", singleKeys.checked));
+  const singleKeys = inputById("single-keys");
+  singleKeys.checked = loadItem("single-keys", true);
+  singleKeys.addEventListener("change", () => saveItem("single-keys", singleKeys.checked));
   byId("allow").addEventListener("click", async () => {
     await Notification.requestPermission();
     showPermission();
   });
-  byId("open-settings").addEventListener("click", () => byId("settings").showModal());
+  byId("open-settings").addEventListener("click", () => byId("settings", HTMLDialogElement).showModal());
   showPermission();
 }
 
@@ -75,7 +86,7 @@ function showPermission() {
   byId("allowed").textContent = {
     default: "",
     granted: "Allowed.",
-    denied: "Not allowed: change it in the browser's settings for this site.",
-    missing: "This browser has none.",
+    denied: "Blocked. Allow notifications for this site in the browser's settings.",
+    missing: "This browser does not support notifications.",
   }[state];
 }

@@ -1,70 +1,104 @@
-/** Calls to the API: with the key if one is wanted, and every failure as one of two errors. */
+/** Requests to the API: they carry the credential if there is one, and every failure is one of two errors. */
 
-import { askForKey } from "./key.js";
-import { apiKey } from "./kept.js";
+import { signIn } from "./sign-in.js";
+import { loadCredential } from "./storage.js";
 
-/** The API said no; the same request would get the same answer. */
-export class Refused extends Error {
+/**
+ * The API rejected the request; the same request would be rejected again.
+ */
+export class RejectedError extends Error {
+  /**
+   * @param {number} status
+   * @param {{detail?: string, errors?: {field: string, reason: string}[]}} problem
+   */
   constructor(status, problem) {
     super(problem.detail ?? `the server answered ${status}`);
     this.status = status;
-    this.errors = problem.errors ?? []; // [{field, reason}]
+    this.errors = problem.errors ?? [];
   }
 }
 
-/** The network, the server or its database is away; the same request may be sent again. */
-export class Unreachable extends Error {}
+/** The network, the server or its database is down; the same request may be sent again. */
+export class UnreachableError extends Error {}
 
-const CALL_MS = 30_000; // a connection that died with the laptop asleep says nothing for a quarter of an hour
+const TIMEOUT_MS = 30_000; // a connection that died while the laptop slept reports nothing for 15 minutes
 
-/** fetch() with the key, asking for one where the server wants it. Raises Refused and Unreachable. */
-export async function open(path, options = {}) {
-  const key = apiKey();
-  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+/**
+ * fetch() with the credential; asks for one if the server wants one. Throws RejectedError and UnreachableError.
+ * @param {string} path
+ * @param {RequestInit} [options]
+ * @returns {Promise<Response>}
+ */
+export async function request(path, options = {}) {
+  const credential = loadCredential();
+  const headers = { ...options.headers, ...(credential && { Authorization: `Bearer ${credential}` }) };
   let response;
   try {
-    response = await fetch(path, { signal: AbortSignal.timeout(CALL_MS), ...options, headers });
+    response = await fetch(path, { signal: AbortSignal.timeout(TIMEOUT_MS), ...options, headers });
   } catch (error) {
-    throw new Unreachable(error.message);
+    throw new UnreachableError(messageOf(error));
   }
   if (response.ok) return response;
   if (response.status === 401) {
-    if (!(await askForKey(key))) throw new Unreachable("there is no new pass yet");
-    return open(path, options);
+    if (!(await signIn(credential))) throw new UnreachableError("there is no new token yet");
+    return request(path, options);
   }
-  if (response.status >= 500 || response.status === 429) throw new Unreachable(`the server answered ${response.status}`);
-  throw new Refused(response.status, await response.json().catch(() => ({})));
+  if (response.status >= 500 || response.status === 429) {
+    throw new UnreachableError(`the server answered ${response.status}`);
+  }
+  throw new RejectedError(response.status, await response.json().catch(() => ({})));
 }
 
-/** One call with JSON both ways: {data, next}, where `next` is the address of the following page. */
+/**
+ * One request with JSON in both directions; `next` is the address of the following page, if there is one.
+ * Throws RejectedError and UnreachableError.
+ * @param {string} method
+ * @param {string} path
+ * @param {unknown} [body]
+ * @returns {Promise<{data: any, next: string | undefined}>}
+ */
 export async function call(method, path, body) {
+  /** @type {Record<string, string>} */
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
-  const response = await open(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
+  const text = body === undefined ? undefined : JSON.stringify(body);
+  const response = await request(path, { method, headers, body: text, cache: "no-store" });
   const next = response.headers.get("Link")?.match(/<([^>]+)>; rel="next"/)?.[1];
   try {
     return { data: response.status === 204 ? null : await response.json(), next };
   } catch (error) {
-    throw new Unreachable(error.message); // cut off in the middle
+    throw new UnreachableError(messageOf(error)); // the answer was cut off
   }
 }
 
-const FIRST_WAIT_MS = 500;
-const LONGEST_WAIT_MS = 15_000;
+/** @param {unknown} error */
+export const messageOf = (error) => (error instanceof Error ? error.message : String(error));
 
-/** How long to wait after so many failures: at random, so that a thousand pages do not come back at once. */
+const FIRST_WAIT_MS = 500;
+const MAX_WAIT_MS = 15_000;
+
+/**
+ * Milliseconds to wait after that many failures; random, so that a thousand pages do not reconnect at the same moment.
+ * @param {number} failures
+ */
 export function backoff(failures) {
-  return Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** failures) * (0.3 + 0.7 * Math.random());
+  return Math.min(MAX_WAIT_MS, FIRST_WAIT_MS * 2 ** failures) * (0.3 + 0.7 * Math.random());
 }
 
-/** Does `work` until the server is reached, telling each failure to `failed`. Raises Refused. */
-export async function untilReached(work, failed) {
+/**
+ * Runs `work` until the server is reached; reports each failure to `onFailure`. Throws RejectedError.
+ * @template T
+ * @param {() => Promise<T>} work
+ * @param {(error: UnreachableError) => void} onFailure
+ * @returns {Promise<T>}
+ */
+export async function retryUntilReached(work, onFailure) {
   for (let failures = 0; ; failures += 1) {
     try {
       return await work();
     } catch (error) {
-      if (!(error instanceof Unreachable)) throw error;
-      failed(error);
-      await new Promise((done) => setTimeout(done, backoff(failures)));
+      if (!(error instanceof UnreachableError)) throw error;
+      onFailure(error);
+      await new Promise((resolve) => setTimeout(resolve, backoff(failures)));
     }
   }
 }

@@ -1,39 +1,47 @@
-/** The field to write a chat in: Enter sends, Shift+Enter is a new line, the draft is kept. */
+/** The field to write a chat in: Enter sends, Shift+Enter starts a new line, the draft is stored. */
 
 import { el } from "./dom.js";
-import { keep, kept } from "./kept.js";
+import { loadItem, saveItem } from "./storage.js";
 
-export const LONGEST = 299; // characters, as the API counts them: code points
-const COUNT_FROM = 200; // shown from here on
+export const MAX_CHARACTERS = 299; // code points, as the API counts
+const COUNT_FROM = 200; // the count is shown from here on
 const TYPING_EVERY_MS = 3000;
 
-/** On a touch keyboard Enter is a new line: there is no Shift+Enter, and a button to send. */
-const touch = matchMedia("(pointer: coarse)");
+/** On a touch keyboard, which has no Shift+Enter, Enter starts a new line and the button sends. */
+const isTouch = () => matchMedia("(pointer: coarse)").matches;
+
+/** @typedef {(text: string) => Promise<boolean>} SaveEdit whether the new text is saved */
 
 export class Composer {
   #key;
-  #on;
-  #typed = 0;
-  #save = null; // while a chat is edited: what takes its new text
-  #saving = false;
+  #handlers;
+  #typingSentAt = 0;
+  /** @type {SaveEdit | null} set while an existing chat is edited */
+  #saveEdit = null;
+  #isSaving = false;
 
-  /** `on`: send(text) and typing(). */
-  constructor(key, label, on) {
+  /**
+   * @param {string} key under which the draft is stored
+   * @param {string} label
+   * @param {{onSend: (text: string) => void, onTyping: () => void}} handlers
+   */
+  constructor(key, label, handlers) {
     this.#key = `draft:${key}`;
-    this.#on = on;
+    this.#handlers = handlers;
     this.field = el("textarea", {
       id: "composer", rows: 1, placeholder: label, "aria-label": label, "aria-describedby": "composer-count",
       enterkeyhint: "send", autocomplete: "off",
-      oninput: () => this.#input(), onkeydown: (event) => this.#press(event),
+      oninput: () => this.#handleInput(),
+      onkeydown: (/** @type {KeyboardEvent} */ event) => this.#handleKey(event),
     });
     this.count = el("p", { id: "composer-count", class: "count small muted numbers" });
     this.button = el("button", { class: "primary", type: "submit" }, "Send");
-    this.element = el(
-      "form",
-      { class: "composer", onsubmit: (event) => { event.preventDefault(); this.#send(); } },
-      this.field, this.count, this.button,
-    );
-    this.field.value = kept(this.#key, "");
+    const onsubmit = (/** @type {SubmitEvent} */ event) => {
+      event.preventDefault();
+      this.#submit();
+    };
+    this.element = el("form", { class: "composer", onsubmit }, this.field, this.count, this.button);
+    this.field.value = loadItem(this.#key, "");
     this.#fit();
   }
 
@@ -41,70 +49,82 @@ export class Composer {
     this.field.focus();
   }
 
-  /** Edits the text of a chat that is there already: `save` gets the new one and says whether that went well. Until it has,
-   * the text stays in the field. Escape leaves the chat as it was. */
+  /**
+   * Starts editing the text of an existing chat. The text stays in the field until `save` has succeeded; Escape leaves
+   * the chat unchanged.
+   * @param {string} text
+   * @param {SaveEdit} save
+   */
   edit(text, save) {
-    this.#save = save;
+    this.#saveEdit = save;
     this.button.textContent = "Save";
     this.field.value = text;
     this.#fit();
     this.focus();
   }
 
-  /** Back to writing, with the draft that was there. */
+  /** Returns to writing, with the draft from before. */
   #endEdit() {
-    this.#save = null;
+    this.#saveEdit = null;
     this.button.textContent = "Send";
-    this.field.value = kept(this.#key, "");
+    this.field.value = loadItem(this.#key, "");
     this.#fit();
   }
 
-  #input() {
-    if (!this.#save) keep(this.#key, this.field.value);
+  #handleInput() {
+    if (!this.#saveEdit) saveItem(this.#key, this.field.value);
     this.#fit();
-    if (!this.field.value.trim() || Date.now() - this.#typed < TYPING_EVERY_MS) return;
-    this.#typed = Date.now();
-    this.#on.typing();
+    if (!this.field.value.trim() || Date.now() - this.#typingSentAt < TYPING_EVERY_MS) return;
+    this.#typingSentAt = Date.now();
+    this.#handlers.onTyping();
   }
 
-  #press(event) {
-    if (event.key === "Escape" && this.#save) {
+  /** @param {KeyboardEvent} event */
+  #handleKey(event) {
+    if (event.key === "Escape" && this.#saveEdit) {
       event.stopPropagation();
       return this.#endEdit();
     }
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch.matches) return;
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || isTouch()) return;
     event.preventDefault();
-    this.#send();
+    this.#submit();
   }
 
-  #send() {
+  #submit() {
     const text = this.field.value.trim();
-    if (!text || [...text].length > LONGEST) return;
-    if (this.#save) return this.#saveEdit(text, this.#save);
-    this.#on.send(text);
+    if (!text || [...text].length > MAX_CHARACTERS) return;
+    if (this.#saveEdit) {
+      this.#submitEdit(text, this.#saveEdit);
+      return;
+    }
+    this.#handlers.onSend(text);
     this.field.value = "";
-    this.#typed = 0;
-    keep(this.#key, "");
+    this.#typingSentAt = 0;
+    saveItem(this.#key, "");
     this.#fit();
   }
 
-  async #saveEdit(text, save) {
-    if (this.#saving) return;
-    this.#saving = true;
-    const saved = await save(text);
-    this.#saving = false;
-    if (saved && this.#save === save) this.#endEdit();
+  /**
+   * @param {string} text
+   * @param {SaveEdit} save
+   */
+  async #submitEdit(text, save) {
+    if (this.#isSaving) return;
+    this.#isSaving = true;
+    const isSaved = await save(text);
+    this.#isSaving = false;
+    if (isSaved && this.#saveEdit === save) this.#endEdit();
   }
 
-  /** As high as its text, with how many characters are left once that matters. */
+  /** Makes the field as high as its text, and shows the count of characters close to the limit. */
   #fit() {
     const characters = [...this.field.value.trim()].length;
-    const over = characters - LONGEST;
-    this.count.textContent =
-      over > 0 ? `${over} too many` : characters >= COUNT_FROM ? `${characters} of ${LONGEST}` : "";
-    this.count.classList.toggle("error", over > 0);
-    this.field.setAttribute("aria-invalid", String(over > 0));
-    this.button.disabled = over > 0;
+    const excess = characters - MAX_CHARACTERS;
+    const count = characters >= COUNT_FROM ? `${characters} of ${MAX_CHARACTERS}` : "";
+    this.count.textContent = excess > 0 ? `${excess} too many` : count;
+    this.count.classList.toggle("error", excess > 0);
+    this.field.setAttribute("aria-invalid", String(excess > 0));
+    this.button.disabled = excess > 0;
     this.field.style.height = "auto";
     if (this.field.scrollHeight) this.field.style.height = `${this.field.scrollHeight + 2}px`;
   }

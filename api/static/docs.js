@@ -1,7 +1,7 @@
-// The reference, light or dark as the reader's system is.
+// The API reference follows the system's light or dark theme.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const show = () => document.querySelector("rapi-doc").setAttribute("theme", dark.matches ? "dark" : "light");
+const applyTheme = () => document.querySelector("rapi-doc")?.setAttribute("theme", dark.matches ? "dark" : "light");
 
-dark.addEventListener("change", show);
-show();
+dark.addEventListener("change", applyTheme);
+applyTheme();

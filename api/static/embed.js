@@ -1,16 +1,18 @@
 /**
  * Adds a chat bubble to a shop's page:
  *   <script src="https://chat.example/embed.js" data-conversation="7" data-client="1" data-operator="1" defer></script>
- * data-label is what the button is called ("Chat with us"), data-side "left" puts it there. Where Shoptalk asks for keys,
- * data-token is a token that the shop's server has made for this conversation, and data-token-url an address of the
- * shop's that answers {"token": …} for whoever is signed in there: asked at the beginning, and when a token has expired.
+ * data-label is the text of the button ("Chat with us"); data-side="left" moves it to the left. If Shoptalk requires
+ * keys, data-token is a token that the shop's server has created for this conversation, and data-token-url an address
+ * of the shop that answers {"token": …} for the signed-in customer. It is requested at the start and when a token has
+ * expired.
  */
 (() => {
-  const script = document.currentScript;
-  const { conversation, client, operator, token, tokenUrl, label = "Chat with us", side = "right" } = script.dataset;
+  const script = /** @type {HTMLScriptElement} */ (document.currentScript);
+  const { conversation = "", client, operator, token, tokenUrl } = script.dataset;
+  const { label = "Chat with us", side = "right" } = script.dataset;
   const home = new URL(script.src).origin;
 
-  const style = new CSSStyleSheet(); // no <style>: the shop's Content-Security-Policy may forbid it
+  const style = new CSSStyleSheet(); // not <style>: the shop's Content-Security-Policy may forbid it
   style.replaceSync(`
     :host { all: initial; position: fixed; bottom: 20px; ${side === "left" ? "left" : "right"}: 20px; z-index: 2147483000;
       display: grid; gap: 12px; justify-items: ${side === "left" ? "start" : "end"}; color-scheme: light dark;
@@ -30,39 +32,43 @@
   const badge = document.createElement("b");
   const name = document.createElement("span");
 
-  function begin() {
+  function start() {
     const address = new URL(`/chat/${encodeURIComponent(conversation)}`, home);
     address.searchParams.set("embedded", location.origin);
     if (client) address.searchParams.set("client_id", client);
     if (operator) address.searchParams.set("operator_id", operator);
-    if (token) address.hash = `token=${token}`; // the fragment is sent to no server
-    frame.src = address;
+    if (token) address.hash = `token=${token}`; // a fragment is not sent to any server
+    frame.src = address.href;
     frame.title = label;
     frame.hidden = true;
     badge.hidden = true;
     name.textContent = label;
     button.type = "button";
     button.append(name, badge);
-    button.addEventListener("click", () => toggle(frame.hidden));
+    button.addEventListener("click", () => toggle(frame.hidden === true));
     toggle(false);
     const host = document.createElement("div");
     const root = host.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [style];
     root.append(frame, button);
     document.body.append(host);
-    addEventListener("message", hear);
+    addEventListener("message", receive);
   }
 
-  function toggle(open) {
-    frame.hidden = !open;
-    name.textContent = open ? "Close" : label;
-    button.setAttribute("aria-expanded", String(open));
-    button.setAttribute("aria-label", open ? "Close the chat" : label);
-    if (open) frame.focus();
+  /** @param {boolean} isOpen */
+  function toggle(isOpen) {
+    frame.hidden = !isOpen;
+    name.textContent = isOpen ? "Close" : label;
+    button.setAttribute("aria-expanded", String(isOpen));
+    button.setAttribute("aria-label", isOpen ? "Close the chat" : label);
+    if (isOpen) frame.focus();
   }
 
-  /** What the window says; from anywhere else it is not heard. */
-  function hear({ origin, source, data }) {
+  /**
+   * Handles a message of the chat window. Messages from anywhere else are ignored.
+   * @param {MessageEvent} message
+   */
+  function receive({ origin, source, data }) {
     if (origin !== home || source !== frame.contentWindow) return;
     if (data.shoptalk === "unread") {
       const count = Number(data.count);
@@ -70,24 +76,24 @@
       badge.textContent = count > 99 ? "99+" : String(count);
       if (frame.hidden) button.setAttribute("aria-label", count ? `${label}, ${count} unread` : label);
     }
-    if (data.shoptalk === "token") renew();
+    if (data.shoptalk === "token") sendToken();
     if (data.shoptalk === "close" && !frame.hidden) {
       toggle(false);
       button.focus();
     }
   }
 
-  /** Tells the window a new token, or null where the shop has none. */
-  async function renew() {
-    let fresh = null;
+  /** Sends a new token to the chat window, or null if there is none; `again` says whether there may be one later. */
+  async function sendToken() {
+    let renewed = null;
     try {
-      if (tokenUrl) fresh = (await (await fetch(tokenUrl, { cache: "no-store" })).json()).token;
+      if (tokenUrl) renewed = (await (await fetch(tokenUrl, { cache: "no-store" })).json()).token;
     } catch {
-      // the shop is away: the window asks again
+      // The shop's server is down; the chat window asks again.
     }
-    frame.contentWindow.postMessage({ shoptalk: "token", token: fresh, again: Boolean(tokenUrl) }, home);
+    frame.contentWindow?.postMessage({ shoptalk: "token", token: renewed, again: Boolean(tokenUrl) }, home);
   }
 
-  if (document.body) begin();
-  else addEventListener("DOMContentLoaded", begin);
+  if (document.body) start();
+  else addEventListener("DOMContentLoaded", start);
 })();

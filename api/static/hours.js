@@ -1,247 +1,317 @@
-/** A store's hours: the week, the days that are different, what happens while it is closed; with a preview. */
+/** The hours page: the week, exceptions, and what happens while the store is closed; with a preview of the effect. */
 
-import { call, Refused, untilReached } from "./api.js";
-import { byId, el } from "./dom.js";
-import { watchStore } from "./store.js";
-import { HERE, when } from "./time.js";
-import { spanFields, weekRows } from "./week.js";
+/** @import { Exception, Hours } from "./hours-model.js" */
+
+import { call, messageOf, RejectedError, retryUntilReached } from "./api.js";
+import { byId, el, inputById } from "./dom.js";
+import { describeEffect, explainReason, findNewDays, isErrorOf, readHours, toggleYearly } from "./hours-model.js";
+import { spanFields, weekRows } from "./span-editors.js";
+import { takeToken } from "./storage.js";
+import { watchStore } from "./store-status.js";
+import { LOCAL_ZONE } from "./time.js";
 
 const PREVIEW_WAIT_MS = 300;
-const NO_HOURS = { exceptions: [], pace_per_minute: null, away_notice: null, urgent: [] };
+const NO_CONNECTION = "No connection. Trying again…";
+const PARTIES = ["operator", "client"];
 
 const store_id = Number(new URLSearchParams(location.search).get("store_id"));
-let saved; // as the store has them
-let hours; // as they stand on the page
-let timer = null;
-let asked = 0; // previews, of which only the last one's answer counts
-let lookAtStore;
+/** @type {Hours} as the server has them */
+let saved;
+/** @type {Hours} as the page shows them */
+let hours;
+/** @type {number | undefined} */
+let timer;
+let edits = 0; // a preview is shown only if nothing was edited since it was requested
+let refreshStore = () => {};
 
 const path = (suffix = "") => `/v1/stores/${store_id}/hours${suffix}`;
-const same = () => JSON.stringify(hours) === JSON.stringify(saved);
+const isUnchanged = () => JSON.stringify(hours) === JSON.stringify(saved);
 
 // Showing -----------------------------------------------------------------------------------------
 
 function render() {
-  byId("timezone").value = hours.timezone;
-  byId("away").value = hours.away_notice ?? "";
-  byId("pace").value = hours.pace_per_minute ?? "";
-  for (const who of ["operator", "client"]) byId(`urgent-${who}`).checked = hours.urgent.includes(who);
+  inputById("timezone").value = hours.timezone;
+  byId("away", HTMLTextAreaElement).value = hours.away_notice ?? "";
+  inputById("pace").value = String(hours.pace_per_minute ?? "");
+  for (const party of PARTIES) inputById(`urgent-${party}`).checked = hours.urgent.includes(party);
   renderWeek();
-  renderDays();
+  renderExceptions();
 }
 
 function renderWeek() {
-  refill(byId("week"), weekRows(hours.weekly, today(), (day, spans) => {
+  const rows = weekRows(hours.weekly, findToday(), (day, spans) => {
     hours.weekly[day] = spans;
     renderWeek();
-    changed();
-  }));
+    handleEdit();
+  });
+  refill(byId("week"), rows);
 }
 
-function today() {
-  const zone = Intl.supportedValuesOf("timeZone").includes(hours.timezone) ? hours.timezone : HERE;
+function findToday() {
+  const zone = Intl.supportedValuesOf("timeZone").includes(hours.timezone) ? hours.timezone : LOCAL_ZONE;
   return new Intl.DateTimeFormat("en", { weekday: "short", timeZone: zone }).format().toLowerCase();
 }
 
-function renderDays() {
-  refill(byId("days"), hours.exceptions.map(dayRow));
+function renderExceptions() {
+  refill(byId("days"), hours.exceptions.map(makeExceptionRow));
 }
 
-function dayRow(day, number) {
-  const place = `exceptions[${number}]`;
-  const put = (changes, again = true) => {
-    hours.exceptions[number] = { ...day, ...changes };
-    if (again) renderDays();
-    else day = hours.exceptions[number];
-    changed();
+/**
+ * @param {Exception} day
+ * @param {number} index
+ */
+function makeExceptionRow(day, index) {
+  const path = `exceptions[${index}]`;
+  const label = day.name ?? day.date ?? day.yearly ?? "";
+  /** @param {Exception} changed */
+  const replace = (changed) => {
+    hours.exceptions[index] = changed;
+    renderExceptions();
+    handleEdit();
   };
-  const yearly = day.yearly !== undefined;
-  const kind = el("select", { "aria-label": "How often", onchange: () => {
-    const { date, yearly: each, ...others } = day;
-    hours.exceptions[number] = each === undefined ? { yearly: date.slice(5), ...others } : { date: `${new Date().getFullYear()}-${each}`, ...others };
-    renderDays();
-    changed();
-  } }, el("option", { selected: !yearly }, "Once"), el("option", { selected: yearly }, "Every year"));
-  const date = yearly
-    ? el("input", { value: day.yearly, maxlength: 5, placeholder: "12-25", "aria-label": "Month and day", onchange: (event) => put({ yearly: event.target.value.trim() }, false) })
-    : el("input", { value: day.date, type: "date", "aria-label": "Date", onchange: (event) => put({ date: event.target.value }, false) });
-  date.dataset.place = place;
-  const name = el("input", { value: day.name ?? "", maxlength: 100, placeholder: "Name, if it has one", "aria-label": "Name", "data-place": `${place}.name`,
-    onchange: (event) => put({ name: event.target.value.trim() || undefined }, false) });
-  const label = day.name ?? day.date ?? day.yearly;
-  return el("li", { class: "different" },
-    el("div", { class: "date" }, kind, date), name,
-    spanFields(day.spans, `${place}.spans`, label, (spans) => put({ spans })),
-    el("button", { class: "quiet remove", type: "button", "aria-label": `Take ${label} away`, onclick: () => {
-      hours.exceptions.splice(number, 1);
-      renderDays();
-      changed();
-    } }, "Remove"),
-    el("p", { class: "error small", "data-problem": place, hidden: true }));
+  // A field keeps the focus while it changes its exception: the row is not made again.
+  /** @param {Partial<Exception>} changes */
+  const change = (changes) => {
+    day = hours.exceptions[index] = { ...day, ...changes };
+    handleEdit();
+  };
+  const recurrence = el(
+    "select",
+    { "aria-label": "How often", onchange: () => replace(toggleYearly(day, new Date().getFullYear())) },
+    el("option", { selected: day.yearly === undefined }, "Once"),
+    el("option", { selected: day.yearly !== undefined }, "Every year"),
+  );
+  const name = el("input", {
+    value: day.name ?? "", maxlength: 100, placeholder: "Name (optional)", "aria-label": "Name",
+    "data-path": `${path}.name`,
+    onchange: () => change({ name: name.value.trim() || undefined }),
+  });
+  const remove = () => {
+    hours.exceptions.splice(index, 1);
+    renderExceptions();
+    handleEdit();
+  };
+  return el(
+    "li",
+    { class: "different" },
+    el("div", { class: "date" }, recurrence, makeDateField(day, path, change)),
+    name,
+    spanFields(day.spans, `${path}.spans`, label, (spans) => replace({ ...day, spans })),
+    el("button", { class: "quiet remove", type: "button", "aria-label": `Remove ${label}`, onclick: remove }, "Remove"),
+    el("p", { class: "error small", "data-problem": path, hidden: true }),
+  );
 }
 
-/** New rows in place of the old ones; the focus stays on what has the same label. */
+/**
+ * @param {Exception} day
+ * @param {string} path
+ * @param {(changes: Partial<Exception>) => void} change
+ */
+function makeDateField({ date, yearly }, path, change) {
+  if (yearly === undefined) {
+    const field = el("input", {
+      value: date, type: "date", "aria-label": "Date", "data-path": path,
+      onchange: () => change({ date: field.value }),
+    });
+    return field;
+  }
+  const field = el("input", {
+    value: yearly, maxlength: 5, placeholder: "12-25", "aria-label": "Month and day", "data-path": path,
+    onchange: () => change({ yearly: field.value.trim() }),
+  });
+  return field;
+}
+
+/**
+ * Replaces the rows; the focus stays on the element with the same label.
+ * @param {HTMLElement} parent
+ * @param {HTMLElement[]} rows
+ */
 function refill(parent, rows) {
-  const label = parent.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+  const label = parent.contains(document.activeElement) && document.activeElement?.getAttribute("aria-label");
   parent.replaceChildren(...rows);
-  if (label) [...parent.querySelectorAll("[aria-label]")].find((node) => node.getAttribute("aria-label") === label)?.focus();
+  if (label) /** @type {HTMLElement | null} */ (parent.querySelector(`[aria-label="${CSS.escape(label)}"]`))?.focus();
 }
 
 // Changing ----------------------------------------------------------------------------------------
 
-function changed() {
-  byId("undo").disabled = same();
-  byId("save").disabled = true;
+function handleEdit() {
+  byId("undo", HTMLButtonElement).disabled = isUnchanged();
+  byId("save", HTMLButtonElement).disabled = true;
   clearTimeout(timer);
-  asked += 1;
-  showProblems([]);
-  if (same()) say("As saved.");
+  edits += 1;
+  showErrors([]);
+  if (isUnchanged()) showMessage("No unsaved changes.");
   else {
-    say("…");
+    showMessage("…");
     timer = setTimeout(preview, PREVIEW_WAIT_MS);
   }
 }
 
-function say(text, bad = false) {
+/** @param {string} text */
+function showMessage(text, isError = false) {
   byId("preview").textContent = text;
-  byId("preview").classList.toggle("bad", bad);
+  byId("preview").classList.toggle("bad", isError);
 }
+
+const showNoConnection = () => showMessage(NO_CONNECTION, true);
 
 async function preview() {
-  const mine = asked;
+  const current = edits;
   try {
-    const { data } = await untilReached(() => call("PUT", path("?dry_run=true"), hours), () => say("No connection. Trying again…", true));
-    if (mine !== asked) return;
-    say(`Not saved yet. ${moves(data, "would go", "would go")}`);
-    byId("save").disabled = false;
+    const { data } = await retryUntilReached(() => call("PUT", path("?dry_run=true"), hours), showNoConnection);
+    if (current !== edits) return;
+    showMessage(`Not saved yet. ${describeEffect(data, "would")}`);
+    byId("save", HTMLButtonElement).disabled = false;
   } catch (error) {
-    if (mine === asked) refused(error);
+    if (current === edits) handleRejection(error);
   }
-}
-
-function moves({ moved, timezone }, one, many) {
-  if (moved.chats === 0) return "No held chat gets another time.";
-  const span = ({ first, last }) => {
-    if (!first) return "never";
-    return last && last !== first ? `${when(first, timezone)} to ${when(last, timezone)}` : when(first, timezone);
-  };
-  const chats = moved.chats === 1 ? `1 held chat ${one}` : `${moved.chats} held chats ${many}`;
-  return `${chats} ${span(moved.to)} instead of ${span(moved.from)}.`;
 }
 
 async function save() {
-  byId("save").disabled = true;
+  byId("save", HTMLButtonElement).disabled = true;
   try {
-    const { data } = await untilReached(() => call("PUT", path(), hours), () => say("No connection. Trying again…", true));
-    taken(data);
-    say(`Saved. ${moves(data, "now goes", "now go")}`);
-    lookAtStore();
+    const { data } = await retryUntilReached(() => call("PUT", path(), hours), showNoConnection);
+    showSaved(readHours(data));
+    showMessage(`Saved. ${describeEffect(data, "will")}`);
+    refreshStore();
   } catch (error) {
-    refused(error);
+    handleRejection(error);
   }
 }
 
-function refused(error) {
-  if (!(error instanceof Refused)) throw error;
-  say(error.errors.length ? "Something has to be put right first, see above." : error.message, true);
-  showProblems(error.errors);
+/** @param {unknown} error */
+function handleRejection(error) {
+  if (!(error instanceof RejectedError)) throw error;
+  showMessage(error.errors.length ? "Please correct the errors above." : error.message, true);
+  showErrors(error.errors);
 }
 
-/** Each problem where it belongs: the field as the API names it, or the closest around it. */
-function showProblems(errors) {
-  for (const field of document.querySelectorAll("[data-place]")) field.removeAttribute("aria-invalid");
-  for (const place of document.querySelectorAll("[data-problem]")) place.hidden = true;
-  for (const { field, reason } of errors) {
-    for (const input of document.querySelectorAll("[data-place]")) {
-      if (field === input.dataset.place || field.startsWith(`${input.dataset.place}[`)) input.setAttribute("aria-invalid", "true");
+/**
+ * Shows each error at the field with the path that the API names, or at the closest element around it.
+ * @param {{field: string, reason: string}[]} errors
+ */
+function showErrors(errors) {
+  /** @type {HTMLElement[]} */
+  const fields = [...document.querySelectorAll(/** @type {"input"} */ ("[data-path]"))];
+  /** @type {HTMLElement[]} */
+  const messages = [...document.querySelectorAll(/** @type {"p"} */ ("[data-problem]"))];
+  for (const field of fields) field.removeAttribute("aria-invalid");
+  for (const message of messages) message.hidden = true;
+  for (const { field: errorPath, reason } of errors) {
+    for (const field of fields) {
+      if (isErrorOf(errorPath, field.dataset.path ?? "")) field.setAttribute("aria-invalid", "true");
     }
-    const near = [...document.querySelectorAll("[data-problem]")].find((node) => field.startsWith(node.dataset.problem));
-    if (near) {
-      near.textContent = readable(reason);
-      near.hidden = false;
-    } else say(`${field}: ${reason}`, true);
+    const message = messages.find((one) => errorPath.startsWith(one.dataset.problem ?? ""));
+    if (message) {
+      message.textContent = explainReason(reason);
+      message.hidden = false;
+    } else showMessage(`${errorPath}: ${reason}`, true);
   }
 }
 
-const readable = (reason) => (reason.startsWith("overlaps") ? "These times overlap with others." : reason.replace(/^String should match pattern.*/, "Expected a time such as 09:00."));
-
+/** @param {SubmitEvent} event */
 async function addHolidays(event) {
   event.preventDefault();
-  const wanted = { country: byId("country").value.toUpperCase(), years: [Number(byId("year").value)] };
-  const subdivision = byId("subdivision").value.trim();
+  const year = Number(inputById("year").value);
+  const country = inputById("country").value.toUpperCase();
+  const subdivision = inputById("subdivision").value.trim() || undefined;
+  const result = byId("holidays-said");
   try {
-    const body = subdivision ? { ...wanted, subdivision } : wanted;
-    const { data } = await call("POST", path("/holidays?dry_run=true"), body);
-    const known = new Set(hours.exceptions.map((day) => day.date));
-    const fresh = data.exceptions.filter((day) => day.date?.startsWith(wanted.years[0]) && !known.has(day.date));
-    hours.exceptions.push(...fresh);
-    byId("holidays-said").textContent = fresh.length === 1 ? "1 day added, closed." : `${fresh.length} days added, closed.`;
-    renderDays();
-    changed();
+    const { data } = await call("POST", path("/holidays?dry_run=true"), { country, years: [year], subdivision });
+    const added = findNewDays(hours.exceptions, data.exceptions, year);
+    hours.exceptions.push(...added);
+    result.textContent = added.length === 1 ? "1 day added as closed." : `${added.length} days added as closed.`;
+    renderExceptions();
+    handleEdit();
   } catch (error) {
-    byId("holidays-said").textContent = error.message;
+    result.textContent = messageOf(error);
   }
 }
 
-// Beginning ---------------------------------------------------------------------------------------
+// Start -------------------------------------------------------------------------------------------
 
-/** The hours as the API has them become those of the page. */
-function taken({ dry_run, moved, ...document_ }) {
-  saved = { ...NO_HOURS, ...document_ };
+/** @param {Hours} latest */
+function showSaved(latest) {
+  saved = latest;
   hours = structuredClone(saved);
   render();
-  changed();
+  handleEdit();
 }
 
 function prepare() {
   byId("zones").append(...Intl.supportedValuesOf("timeZone").map((zone) => el("option", { value: zone })));
-  byId("year").value = new Date().getFullYear();
-  const fields = {
-    timezone: (field) => { hours.timezone = field.value.trim(); renderWeek(); },
-    away: (field) => { hours.away_notice = field.value.trim() || null; },
-    pace: (field) => { hours.pace_per_minute = field.value ? Number(field.value) : null; },
-  };
-  for (const [id, put] of Object.entries(fields)) {
-    byId(id).addEventListener("change", (event) => { put(event.target); changed(); });
-  }
-  for (const who of ["operator", "client"]) {
-    byId(`urgent-${who}`).addEventListener("change", () => {
-      hours.urgent = ["operator", "client"].filter((one) => byId(`urgent-${one}`).checked);
-      changed();
+  inputById("year").value = String(new Date().getFullYear());
+  onFieldChange("timezone", (value) => {
+    hours.timezone = value.trim();
+    renderWeek();
+  });
+  onFieldChange("away", (value) => {
+    hours.away_notice = value.trim() || null;
+  });
+  onFieldChange("pace", (value) => {
+    hours.pace_per_minute = value ? Number(value) : null;
+  });
+  for (const party of PARTIES) {
+    onFieldChange(`urgent-${party}`, () => {
+      hours.urgent = PARTIES.filter((one) => inputById(`urgent-${one}`).checked);
     });
   }
   byId("add-day").addEventListener("click", () => {
     hours.exceptions.push({ date: new Date(Date.now() + 86_400_000).toISOString().slice(0, 10), spans: [] });
-    renderDays();
-    byId("days").lastElementChild.querySelector("input").focus();
-    changed();
+    renderExceptions();
+    byId("days").lastElementChild?.querySelector("input")?.focus();
+    handleEdit();
   });
   byId("holidays").addEventListener("submit", addHolidays);
-  byId("undo").addEventListener("click", () => taken(saved));
+  byId("undo").addEventListener("click", () => showSaved(saved));
   byId("save").addEventListener("click", save);
-  addEventListener("beforeunload", (event) => { if (!same()) event.preventDefault(); });
+  addEventListener("beforeunload", (event) => {
+    if (!isUnchanged()) event.preventDefault();
+  });
 }
 
-function choose(problem = "") {
+/**
+ * @param {string} id
+ * @param {(value: string) => void} put
+ */
+function onFieldChange(id, put) {
+  const field = /** @type {HTMLInputElement | HTMLTextAreaElement} */ (byId(id));
+  field.addEventListener("change", () => {
+    put(field.value);
+    handleEdit();
+  });
+}
+
+function askForStore(problem = "") {
   byId("choose").hidden = false;
   byId("choose-problem").textContent = problem;
   byId("number").focus();
 }
 
-async function begin() {
-  if (!store_id) return choose();
+async function start() {
+  takeToken();
+  if (!store_id) return askForStore();
+  const status = byId("store");
   try {
-    const { data } = await untilReached(() => call("GET", path()), () => { byId("store").textContent = "No connection. Trying again…"; });
+    const { data } = await retryUntilReached(
+      () => call("GET", path()),
+      () => {
+        status.textContent = NO_CONNECTION;
+      },
+    );
     prepare();
-    byId("to-desk").href = `/desk?store_id=${store_id}`;
-    byId("title").textContent = `Hours of store ${store_id}`;
+    byId("to-desk", HTMLAnchorElement).href = `/desk?store_id=${store_id}`;
+    byId("title").textContent = `Opening hours of store ${store_id}`;
     byId("editor").hidden = byId("foot").hidden = false;
-    taken(data);
+    showSaved(readHours(data));
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    return choose(error.message);
+    if (!(error instanceof RejectedError)) throw error;
+    return askForStore(error.message);
   }
-  lookAtStore = watchStore(store_id, ({ text }) => { byId("store").textContent = text; });
+  refreshStore = watchStore(store_id, ({ text }) => {
+    status.textContent = text;
+  });
 }
 
-begin();
+start();

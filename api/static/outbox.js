@@ -1,123 +1,171 @@
-/** Chats on their way to the API: in order, each with its chat_id, so that trying again never sends it twice. */
+/**
+ * Chats on their way to the API: sent in order, stored until they are answered, each with its own chat_id, so that a
+ * repeated request never sends a chat twice.
+ */
 
-import { backoff, call, Refused } from "./api.js";
-import { keep, kept, keptKeys } from "./kept.js";
+/** @import { Chat, Party } from "./conversation.js" */
 
-/** Above every id that the database makes and people choose, below 2^53. */
+/**
+ * @typedef {object} Entry
+ * @property {number} chat_id
+ * @property {string} payload
+ * @property {number} at when it was written, in milliseconds since 1970
+ * @property {number} [client_id]
+ * @property {number} [operator_id]
+ * @property {boolean} [waiting] sending it has failed at least once
+ * @property {string} [problem] why the API rejected it
+ *
+ * @typedef {object} Common the members that all chats of this outbox share
+ * @property {number} conversation_id
+ * @property {Party} sender
+ * @property {number} [client_id]
+ * @property {number} [operator_id]
+ *
+ * @typedef {object} Handlers
+ * @property {(chat: Chat) => void} onAccepted
+ * @property {() => void} onChange
+ */
+
+import { backoff, call, RejectedError } from "./api.js";
+import { listKeys, loadItem, saveItem } from "./storage.js";
+
+/** A random id above all ids that the database assigns or people choose, and below 2^53. */
 function newChatId() {
   const [high, low] = crypto.getRandomValues(new Uint32Array(2));
   return 2 ** 52 + (high % 2 ** 20) * 2 ** 32 + low;
 }
 
-const UNHEARD = { accepted() {}, changed() {} };
+/** @type {Handlers} */
+const NO_HANDLERS = { onAccepted() {}, onChange() {} };
 
 export class Outbox {
-  entries = []; // {chat_id, payload, at, client_id, operator_id, waiting: tried in vain, problem: why the API refused it}
-  #common; // what each chat has besides
-  #seen = new Set(); // the chat_ids that this page knows; what is kept besides is another tab's
-  #left = false;
+  /** @type {Entry[]} */
+  entries = [];
+  #common;
+  /** @type {Set<number>} the chat_ids that this page has had; other stored entries belong to other tabs */
+  #seen = new Set();
+  #isDetached = false;
   #key;
-  #on;
-  #busy = false;
+  /** @type {Handlers} */
+  #handlers;
+  #isSending = false;
   #failures = 0;
-  #timer = null;
+  /** @type {number | undefined} */
+  #timer;
 
-  /** `on`: accepted(chat) and changed(). What an earlier page left unsent is taken up again. */
-  constructor(common, on) {
+  /**
+   * Takes over the chats that an earlier page left unsent.
+   * @param {Common} common
+   * @param {Handlers} handlers
+   */
+  constructor(common, handlers) {
     this.#common = common;
     this.#key = `outbox:${common.sender}:${common.conversation_id}`;
-    this.#on = on;
-    this.entries = kept(this.#key, []);
+    this.#handlers = handlers;
+    this.entries = loadItem(this.#key, []);
     for (const { chat_id } of this.entries) this.#seen.add(chat_id);
     addEventListener("online", this.drain);
   }
 
-  /** Nobody looks at it any more; what is in it is sent all the same. */
-  leave() {
-    this.#on = UNHEARD;
-    this.#left = true;
-    this.#endIfDone();
+  /** The page no longer shows this outbox. The chats in it are still sent. */
+  detach() {
+    this.#handlers = NO_HANDLERS;
+    this.#isDetached = true;
+    this.#endIfEmpty();
   }
 
-  #endIfDone() {
-    if (!this.#left || this.#first()) return;
+  #endIfEmpty() {
+    if (!this.#isDetached || this.#nextEntry()) return;
     clearTimeout(this.#timer);
     removeEventListener("online", this.drain);
   }
 
+  /** @param {string} payload */
   add(payload) {
     const { client_id, operator_id } = this.#common;
     this.entries.push({ chat_id: newChatId(), payload, at: Date.now(), client_id, operator_id });
-    this.#changed();
+    this.#store();
     this.drain();
   }
 
+  /** @param {number} chat_id */
   discard(chat_id) {
     this.entries = this.entries.filter((entry) => entry.chat_id !== chat_id);
-    this.#changed();
+    this.#store();
   }
 
-  /** Tries a refused chat again, as the last. */
+  /**
+   * Sends a rejected chat again, after all others.
+   * @param {number} chat_id
+   */
   retry(chat_id) {
     const entry = this.entries.find((one) => one.chat_id === chat_id);
+    if (!entry) return;
     this.discard(chat_id);
     this.entries.push({ ...entry, problem: undefined });
     this.drain();
   }
 
-  /** Sends what is there, one after the other: the order of acceptance is the order of the conversation. */
+  /** Sends the entries one after the other, because the order of acceptance is the order of the conversation. */
   drain = async () => {
     clearTimeout(this.#timer);
-    if (this.#busy) return;
-    this.#busy = true;
+    if (this.#isSending) return;
+    this.#isSending = true;
     try {
-      for (let entry = this.#first(); entry; entry = this.#first()) await this.#send(entry);
+      for (let entry = this.#nextEntry(); entry; entry = this.#nextEntry()) await this.#send(entry);
       this.#failures = 0;
     } catch {
       this.#failures += 1;
       this.#timer = setTimeout(this.drain, backoff(this.#failures));
     } finally {
-      this.#busy = false;
-      this.#changed();
-      this.#endIfDone();
+      this.#isSending = false;
+      this.#store();
+      this.#endIfEmpty();
     }
   };
 
-  #first() {
+  #nextEntry() {
     return this.entries.find((entry) => !entry.problem);
   }
 
+  /** @param {Entry} entry */
   async #send(entry) {
     const { chat_id, payload, client_id, operator_id } = entry;
     try {
       const parties = client_id ? { client_id, operator_id } : {};
       const { data } = await call("POST", "/v1/chats", { ...this.#common, ...parties, chat_id, payload });
       this.entries = this.entries.filter((one) => one !== entry);
-      this.#on.accepted(data);
+      this.#handlers.onAccepted(data);
     } catch (error) {
-      if (!(error instanceof Refused)) {
+      if (!(error instanceof RejectedError)) {
         entry.waiting = true;
         throw error;
       }
       entry.problem = error.message;
     }
-    this.#changed();
+    this.#store();
   }
 
-  #changed() {
+  /** Stores the entries beside those of other tabs. */
+  #store() {
     for (const { chat_id } of this.entries) this.#seen.add(chat_id);
-    const others = kept(this.#key, []).filter((entry) => !this.#seen.has(entry.chat_id));
-    keep(this.#key, [...others, ...this.entries]);
-    this.#on.changed();
+    /** @type {Entry[]} */
+    const stored = loadItem(this.#key, []);
+    const others = stored.filter((entry) => !this.#seen.has(entry.chat_id));
+    saveItem(this.#key, [...others, ...this.entries]);
+    this.#handlers.onChange();
   }
 }
 
-/** Sends what earlier pages of this party left unsent, in whatever conversation. */
+/**
+ * Sends the chats of this party that earlier pages left unsent, in all conversations.
+ * @param {Party} sender
+ */
 export function sendLeftovers(sender) {
   const prefix = `outbox:${sender}:`;
-  for (const key of keptKeys(prefix)) {
-    const outbox = new Outbox({ conversation_id: Number(key.slice(prefix.length)), sender }, UNHEARD);
-    outbox.leave();
+  for (const key of listKeys(prefix)) {
+    const outbox = new Outbox({ conversation_id: Number(key.slice(prefix.length)), sender }, NO_HANDLERS);
+    outbox.detach();
     outbox.drain();
   }
 }

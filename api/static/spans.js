@@ -1,37 +1,78 @@
-/** Spans of a day: written as ["09:00", "14:00"], counted as minutes [540, 840] from the midnight before. */
+/**
+ * The spans of a day, in two forms: as text, ["09:00", "14:00"], and in minutes since the day's midnight, [540, 840].
+ *
+ * @typedef {[string, string]} Span
+ * @typedef {[number, number]} MinuteSpan
+ */
 
 export const DAY = 24 * 60;
 
-const minutes = (text) => Number(text.slice(0, 2)) * 60 + Number(text.slice(3));
-const text = (count) => `${String(Math.floor(count / 60)).padStart(2, "0")}:${String(count % 60).padStart(2, "0")}`;
+/** @param {string} text */
+const parseTime = (text) => Number(text.slice(0, 2)) * 60 + Number(text.slice(3));
+/** @param {number} minutes */
+const formatMinutes = (minutes) =>
+  `${String(Math.floor(minutes / 60)).padStart(2, "0")}:${String(minutes % 60).padStart(2, "0")}`;
 
-/** [from, to]; `to` is above 1440 where the span runs past midnight. */
-export function counted([opens, closes]) {
-  const [from, to] = [minutes(opens), minutes(closes)];
+/**
+ * In minutes; the end is above 1440 if the span runs past midnight.
+ * @param {Span} span
+ * @returns {MinuteSpan}
+ */
+export function toMinutes([opens, closes]) {
+  const [from, to] = [parseTime(opens), parseTime(closes)];
   return [from, to > from ? to : to + DAY];
 }
 
-const written = ([from, to]) => [text(from), text(to > DAY ? to - DAY : to)];
+/**
+ * @param {MinuteSpan} span
+ * @returns {Span}
+ */
+const toText = ([from, to]) => [formatMinutes(from), formatMinutes(to > DAY ? to - DAY : to)];
 
-/** The day's spans with the minutes from `from` to `to` open, or closed; what then touches is one. */
-export function painted(spans, from, to, open) {
-  let counts = spans.map(counted);
-  if (open) counts.push([from, to]);
-  else counts = counts.flatMap(([a, b]) => [[a, Math.min(b, from)], [Math.max(a, to), b]].filter(([c, d]) => c < d && c < DAY));
+/**
+ * The day's spans with the minutes `from` to `to` opened, or closed. Spans that touch are merged.
+ * @param {Span[]} spans
+ * @param {number} from
+ * @param {number} to
+ * @param {boolean} open
+ * @returns {Span[]}
+ */
+export function paint(spans, from, to, open) {
+  const old = spans.map(toMinutes);
+  const parts = open ? [...old, /** @type {MinuteSpan} */ ([from, to])] : old.flatMap((span) => cutOut(span, from, to));
+  /** @type {MinuteSpan[]} */
   const merged = [];
-  for (const [a, b] of counts.sort((x, y) => x[0] - y[0])) {
+  for (const [begin, end] of parts.sort((a, b) => a[0] - b[0])) {
     const last = merged.at(-1);
-    if (last && a <= last[1]) last[1] = Math.max(last[1], b);
-    else merged.push([a, b]);
+    if (last && begin <= last[1]) last[1] = Math.max(last[1], end);
+    else merged.push([begin, end]);
   }
-  return merged.map(([a, b]) => written([a, Math.min(b, a + DAY)]));
+  return merged.map(([begin, end]) => toText([begin, Math.min(end, begin + DAY)]));
 }
 
-/** A time as people type it, "9", "930", "9.30", as "09:30"; what is none stays as it is. */
-export function tidied(typed) {
+/**
+ * What is left of a span without the minutes `from` to `to`; a remainder on the next day alone is dropped.
+ * @param {MinuteSpan} span
+ * @param {number} from
+ * @param {number} to
+ */
+function cutOut([begin, end], from, to) {
+  /** @type {MinuteSpan[]} */
+  const remainders = [[begin, Math.min(end, from)], [Math.max(begin, to), end]];
+  return remainders.filter(([a, b]) => a < b && a < DAY);
+}
+
+/**
+ * A time as people type it, "9", "930" or "9.30", as "09:30"; other text is only trimmed.
+ * @param {string} typed
+ */
+export function normalizeTime(typed) {
   const found = typed.trim().match(/^(\d{1,2})(?:[:.h ]?(\d{2}))?$/);
   return found ? `${found[1].padStart(2, "0")}:${found[2] ?? "00"}` : typed.trim();
 }
 
-/** Whether it is a time that a span may have. */
-export const isTime = (typed) => /^(([01]\d|2[0-3]):[0-5]\d|24:00)$/.test(typed);
+/**
+ * Whether the API accepts it as the begin or end of a span.
+ * @param {string} text
+ */
+export const isTime = (text) => /^(([01]\d|2[0-3]):[0-5]\d|24:00)$/.test(text);

@@ -1,108 +1,135 @@
-/** The live connection: GET /v1/stream read over fetch(), resumed by its cursor through every cut. */
-
-import { backoff, open, Refused } from "./api.js";
-import { createParser } from "./vendor/eventsource-parser.js";
-
-const SILENCE_MS = 30_000; // the server sends something every 12 s: after this long the connection is dead
+/** The live connection: GET /v1/stream read with fetch(), resumed from its cursor after every interruption. */
 
 /**
- * Calls event(name, data, id) for each event; resumed() when it is live again after a cut, in which events
- * that have no cursor (typing, read, presence, change) may have been lost; and state({name, since, reason})
- * with name "live", "reconnecting", "offline" or "refused".
+ * @typedef {object} StreamState
+ * @property {"connecting" | "live" | "reconnecting" | "offline" | "rejected"} name
+ * @property {number | null} [since] when the connection was lost, in milliseconds since 1970
+ * @property {string} [reason] why the server rejected it
+ *
+ * @typedef {object} Handlers
+ * @property {(name: string, data: any, id: string | undefined) => void} onEvent
+ * @property {() => void} onResume the stream is live again after an interruption, in which events without a cursor
+ *   (typing, read, presence, change) may have been lost
+ * @property {(state: StreamState) => void} onState
  */
+
+import { backoff, RejectedError, request } from "./api.js";
+import { createParser } from "./vendor/eventsource-parser.js";
+
+const SILENCE_MS = 30_000; // the server sends something every 12 s; after 30 s of silence the connection is dead
+const NETWORK_EVENTS = ["online", "offline", "pageshow"];
+
 export class Stream {
   #query;
-  #on;
-  #cursor;
+  #handlers;
+  #cursor = "";
   #failures = 0;
-  #ended = null; // the instant of the cut
+  /** @type {number | null} when the connection was lost */
+  #lostAt = null;
   #request = new AbortController();
-  #wake = () => {};
-  #stopped = false;
+  #endPause = () => {};
+  #isStopped = false;
 
-  constructor(query, on) {
+  /**
+   * @param {string} query
+   * @param {Handlers} handlers
+   */
+  constructor(query, handlers) {
     this.#query = query;
-    this.#on = on;
+    this.#handlers = handlers;
   }
 
-  /** Begins right after the cursor. */
+  /**
+   * Reads the events after the cursor, until stop() is called or the server rejects the stream.
+   * @param {string} cursor
+   */
   async start(cursor) {
     this.#cursor = cursor;
-    for (const name of ["online", "offline", "pageshow"]) addEventListener(name, this.retry);
-    while (!this.#stopped) {
+    for (const name of NETWORK_EVENTS) addEventListener(name, this.retry);
+    while (!this.#isStopped) {
       try {
-        await this.#read();
-        this.#failures = 0; // ended by the server, as all are after some minutes
+        await this.#read(); // the server ends every stream after some minutes
       } catch (error) {
-        if (error instanceof Refused) return this.#say("refused", error.message);
+        if (error instanceof RejectedError) return this.#report("rejected", error.message);
         this.#failures += 1;
       }
-      this.#ended ??= Date.now();
-      if (this.#failures > 0 && !this.#stopped) this.#say(navigator.onLine ? "reconnecting" : "offline");
+      this.#lostAt ??= Date.now();
+      if (this.#isStopped) return;
+      if (this.#failures > 0) this.#report(navigator.onLine ? "reconnecting" : "offline");
       await this.#pause();
     }
   }
 
   stop() {
-    this.#stopped = true;
-    for (const name of ["online", "offline", "pageshow"]) removeEventListener(name, this.retry);
+    this.#isStopped = true;
+    for (const name of NETWORK_EVENTS) removeEventListener(name, this.retry);
     this.retry();
   }
 
-  /** Tries now; a connection that stands is given up only if the network is gone. */
+  /** Connects now instead of after the pause. A live connection is dropped only if the network is gone. */
   retry = () => {
-    if (this.#stopped || !navigator.onLine) this.#request.abort();
-    this.#wake();
+    if (this.#isStopped || !navigator.onLine) this.#request.abort();
+    this.#endPause();
   };
 
   async #read() {
     this.#request = new AbortController();
     const { signal } = this.#request;
-    let alive = setTimeout(() => this.#request.abort(), SILENCE_MS);
+    const abort = () => this.#request.abort();
+    let silence = setTimeout(abort, SILENCE_MS);
     try {
+      /** @type {Record<string, string>} */
       const headers = this.#cursor ? { "Last-Event-ID": this.#cursor } : {};
-      const response = await open(`/v1/stream?${this.#query}`, { headers, signal, cache: "no-store" });
-      this.#live();
-      const parser = createParser({ onEvent: (event) => this.#take(event) });
+      const response = await request(`/v1/stream?${this.#query}`, { headers, signal, cache: "no-store" });
+      if (!response.body) return;
+      this.#goLive();
+      const parser = createParser({ onEvent: (event) => this.#handleEvent(event) });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let part = await reader.read(); !part.done; part = await reader.read()) {
-        clearTimeout(alive);
-        alive = setTimeout(() => this.#request.abort(), SILENCE_MS);
+        clearTimeout(silence);
+        silence = setTimeout(abort, SILENCE_MS);
         parser.feed(part.value);
       }
     } finally {
-      clearTimeout(alive);
+      clearTimeout(silence);
     }
   }
 
-  #take({ id, event, data }) {
+  /** @param {{id?: string, event?: string, data: string}} event */
+  #handleEvent({ id, event, data }) {
     if (id !== undefined) this.#cursor = id;
     try {
-      this.#on.event(event, JSON.parse(data), id);
+      this.#handlers.onEvent(event ?? "message", JSON.parse(data), id);
     } catch (error) {
-      reportError(error); // the page's own fault: no reason to connect anew
+      reportError(error); // a bug in the page is no reason to reconnect
     }
   }
 
-  #live() {
-    const again = this.#ended !== null;
+  #goLive() {
+    const wasLost = this.#lostAt !== null;
     this.#failures = 0;
-    this.#ended = null;
-    this.#say("live");
-    if (again) this.#on.resumed();
+    this.#lostAt = null;
+    this.#report("live");
+    if (wasLost) this.#handlers.onResume();
   }
 
-  #say(name, reason = "") {
-    this.#on.state({ name, since: this.#ended, reason });
+  /**
+   * @param {StreamState["name"]} name
+   * @param {string} [reason]
+   */
+  #report(name, reason = "") {
+    this.#handlers.onState({ name, since: this.#lostAt, reason });
   }
 
   #pause() {
-    return new Promise((done) => {
-      const timer = setTimeout(done, backoff(this.#failures));
-      this.#wake = () => {
-        clearTimeout(timer);
-        done();
-      };
-    });
+    return /** @type {Promise<void>} */ (
+      new Promise((resolve) => {
+        const timer = setTimeout(resolve, backoff(this.#failures));
+        this.#endPause = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      })
+    );
   }
 }

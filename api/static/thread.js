@@ -1,168 +1,205 @@
-/** A conversation as it is read: day by day, who said what and when, and how each chat of ours stands. */
+/** The chats of a conversation as people read them: by day, with sender, time, and the status of one's own chats. */
+
+/**
+ * @import { Chat, Conversation, Party } from "./conversation.js"
+ * @import { Item } from "./dom.js"
+ * @import { Entry, Outbox } from "./outbox.js"
+ */
+
+/**
+ * @typedef {object} ThreadView what a thread shows
+ * @property {Conversation} conversation
+ * @property {Party} party the reader
+ * @property {Outbox} outbox
+ * @property {(party: Party) => string} nameOf
+ * @property {(chat: Chat) => void} edit
+ * @property {(chat: Chat) => void} cancel
+ *
+ * @typedef {object} Layout
+ * @property {boolean} startsRun whether the sender's name stands above
+ * @property {string} mark "Read", "Sent" or ""
+ * @property {boolean} isStatusBelow the next chat shows the same status
+ */
 
 import { OTHER } from "./conversation.js";
-import { el, linked, show } from "./dom.js";
-import { clock, day, dayName, full, when } from "./time.js";
+import { el, linkify, updateList } from "./dom.js";
+import { calendarDay, formatAtWhen, formatDay, formatFull, formatTime } from "./time.js";
 
 const PAGE = 200; // chats shown at first, and more each time
-const RUN_MS = 5 * 60_000; // chats of one person within this are one run, under one name
-const BOTTOM_PX = 60; // so near to the end counts as at the end
+const RUN_MS = 5 * 60_000; // consecutive chats of one sender within this time share one name
+const BOTTOM_PX = 60; // this close to the end counts as the end
 
 export class Thread {
-  #talk;
+  #view;
   #shown = PAGE;
-  #atEnd = true;
-  #unreadFrom = null; // seq of the first that was unread when the conversation was opened
+  #isAtEnd = true;
+  /** @type {number | null} seq of the first chat that was unread when the conversation was opened */
+  #unreadFrom = null;
 
-  /** `talk` has conversation, party, outbox, link, nameOf(party) and cancel(chat). */
-  constructor(talk) {
-    this.#talk = talk;
-    this.earlier = el("button", { class: "small quiet", type: "button", onclick: () => this.#more() }, "Show earlier chats");
+  /** @param {ThreadView} view */
+  constructor(view) {
+    this.#view = view;
+    this.earlier = el(
+      "button",
+      { class: "small quiet", type: "button", onclick: () => this.#showEarlier() },
+      "Show earlier chats",
+    );
     this.list = el("ol", { class: "chats" });
     this.typing = el("p", { class: "typing muted small" });
     this.end = el("div", { class: "end" });
     this.latest = el(
       "button",
-      { class: "latest small", type: "button", hidden: true, onclick: () => this.toEnd() },
+      { class: "latest small", type: "button", hidden: true, onclick: () => this.scrollToEnd() },
       "Newer chats below",
     );
     this.scroller = el(
       "div",
-      { class: "scroller", tabindex: 0, role: "region", "aria-label": "Chats", onscroll: () => this.#scrolled() },
+      { class: "scroller", tabindex: 0, role: "region", "aria-label": "Chats", onscroll: () => this.#updateAtEnd() },
       this.earlier, this.list, this.typing, this.end,
     );
     this.element = el("div", { class: "thread" }, this.scroller, this.latest);
   }
 
-  get atEnd() {
+  get isAtEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
     return scrollHeight - scrollTop - clientHeight < BOTTOM_PX;
   }
 
-  toEnd() {
-    this.#atEnd = true;
+  scrollToEnd() {
+    this.#isAtEnd = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 
-  /** Remembers what is unread now, for the line above it. */
-  opened() {
-    const { conversation, party } = this.#talk;
+  /** Remembers the first unread chat, for the line above it. */
+  markUnread() {
+    const { conversation, party } = this.#view;
     const unread = conversation
-      .seenBy(party)
+      .visibleTo(party)
       .find((chat) => chat.state === "sent" && chat.sender !== party && chat.seq > conversation.read[party]);
     this.#unreadFrom = unread?.seq ?? null;
   }
 
   render() {
-    const { conversation, party, outbox } = this.#talk;
-    const chats = conversation.seenBy(party);
+    const { conversation, party, outbox } = this.#view;
+    const chats = conversation.visibleTo(party);
     const visible = chats.slice(-this.#shown);
     this.earlier.hidden = visible.length === chats.length;
-    // The stream may bring a chat before the answer to its POST: then it stands there once already.
+    // The stream may deliver a chat before its POST is answered; then it is in the conversation already.
     const unsent = outbox.entries.filter((entry) => !conversation.chats.has(entry.chat_id));
-    show(this.list, [...this.#items(visible), ...unsent.map((entry) => this.#unsent(entry))]);
+    updateList(this.list, [...this.#items(visible), ...unsent.map((entry) => this.#unsent(entry))]);
     const other = OTHER[party];
-    this.typing.textContent = conversation.typing(other) ? `${this.#talk.nameOf(other)} is typing…` : "";
-    if (this.#atEnd) this.toEnd();
-    this.#scrolled();
+    this.typing.textContent = conversation.typingLeft(other) ? `${this.#view.nameOf(other)} is typing…` : "";
+    if (this.#isAtEnd) this.scrollToEnd();
+    this.#updateAtEnd();
   }
 
-  #scrolled() {
-    this.#atEnd = this.atEnd;
-    this.latest.hidden = this.#atEnd;
+  #updateAtEnd() {
+    this.#isAtEnd = this.isAtEnd;
+    this.latest.hidden = this.#isAtEnd;
   }
 
-  #more() {
+  #showEarlier() {
     const { scrollHeight, scrollTop } = this.scroller;
     this.#shown += PAGE;
-    this.#atEnd = false;
+    this.#isAtEnd = false;
     this.render();
     this.scroller.scrollTop = scrollTop + this.scroller.scrollHeight - scrollHeight;
   }
 
+  /** @param {Chat[]} chats */
   #items(chats) {
-    const { conversation, party } = this.#talk;
+    const { conversation, party } = this.#view;
     const zone = conversation.timezone;
     const own = chats.filter((chat) => chat.sender === party && chat.state === "sent");
     const lastSent = own.at(-1);
     const lastRead = own.findLast((chat) => chat.seq <= conversation.read[OTHER[party]]);
+    /** @type {Item[]} */
     const items = [];
-    let before = null;
-    for (const [place, chat] of chats.entries()) {
-      const date = day(chat.utc_date, zone);
-      const newDay = !before || day(before.utc_date, zone) !== date;
-      if (newDay) items.push(this.#line(`day ${date}`, dayName(chat.utc_date, zone)));
+    /** @type {Chat | null} */
+    let previous = null;
+    for (const [index, chat] of chats.entries()) {
+      const date = calendarDay(chat.utc_date, zone);
+      const isNewDay = !previous || calendarDay(previous.utc_date, zone) !== date;
+      if (isNewDay) items.push(this.#line(`day ${date}`, formatDay(chat.utc_date, zone)));
       const isFirstUnread = chat.seq === this.#unreadFrom;
       if (isFirstUnread) items.push(this.#line("unread", "New"));
-      const starts = newDay || isFirstUnread || !sameRun(before, chat);
+      const startsRun = isNewDay || isFirstUnread || !previous || !isSameRun(previous, chat);
       const mark = chat === lastRead ? "Read" : chat === lastSent ? "Sent" : "";
-      items.push(this.#chat(chat, { starts, mark, saidBelow: heldAlike(chat, chats[place + 1]) }));
-      before = chat;
+      items.push(this.#chat(chat, { startsRun, mark, isStatusBelow: isHeldAlike(chat, chats[index + 1]) }));
+      previous = chat;
     }
     return items;
   }
 
-  /** A line across with a heading in it, of the level below the page's own. */
+  /**
+   * A line across with a heading, one level below the page's own.
+   * @param {string} key
+   * @param {string} text
+   */
   #line(key, text) {
-    const level = this.#talk.party === "client" ? "h2" : "h3";
-    const make = () => el("li", { class: `line ${key === "unread" ? "unread" : ""}` }, el(level, { class: "small" }, text));
+    const level = this.#view.party === "client" ? "h2" : "h3";
+    const classes = `line ${key === "unread" ? "unread" : ""}`;
+    const make = () => el("li", { class: classes }, el(level, { class: "small" }, text));
     return { key, content: text, make };
   }
 
-  #chat(chat, how) {
-    const { timezone } = this.#talk.conversation;
-    const name = this.#talk.nameOf(chat.sender);
-    const { starts } = how;
+  /**
+   * @param {Chat} chat
+   * @param {Layout} layout
+   */
+  #chat(chat, layout) {
+    const { timezone } = this.#view.conversation;
+    const name = this.#view.nameOf(chat.sender);
+    const { startsRun } = layout;
     return {
       key: `chat ${chat.chat_id}`,
-      content: JSON.stringify([chat, how, name, timezone, day(Date.now(), timezone)]),
+      content: JSON.stringify([chat, layout, name, timezone, calendarDay(Date.now(), timezone)]),
       make: () => {
-        const mine = chat.sender === this.#talk.party;
+        const isMine = chat.sender === this.#view.party;
+        const tooltip = formatFull(chat.utc_date, timezone);
         return el(
           "li",
-          { class: `chat ${mine ? "mine" : "theirs"} ${chat.state} ${starts ? "starts" : ""}` },
-          el("p", { class: starts && !mine ? "who small" : "visually-hidden" }, name),
+          { class: `chat ${isMine ? "mine" : "theirs"} ${chat.state} ${startsRun ? "starts" : ""}` },
+          el("p", { class: startsRun && !isMine ? "who small" : "visually-hidden" }, name),
           el(
             "div",
-            { class: "said" },
-            el("p", { class: "text", dir: "auto" }, ...linked(chat.payload)),
-            el("time", { datetime: chat.utc_date, title: full(chat.utc_date, timezone) }, clock(chat.utc_date, timezone)),
+            { class: "bubble" },
+            el("p", { class: "text", dir: "auto" }, ...linkify(chat.payload)),
+            el("time", { datetime: chat.utc_date, title: tooltip }, formatTime(chat.utc_date, timezone)),
           ),
-          this.#standing(chat, mine, how),
+          this.#status(chat, isMine, layout),
         );
       },
     };
   }
 
-  /** How the chat stands, in words, with what can be done about it. */
-  #standing(chat, mine, { mark, saidBelow }) {
-    const text = this.#words(chat, mine);
-    if (!text) return mark && el("p", { class: "standing small muted" }, mark);
-    const waits = mine && (chat.state === "held" || chat.state === "queued");
-    const line = el("p", { class: `standing small ${chat.state}` }, !saidBelow && el("span", {}, text));
+  /**
+   * The chat's status in words, with buttons for what the sender can do.
+   * @param {Chat} chat
+   * @param {boolean} isMine
+   * @param {Layout} layout
+   */
+  #status(chat, isMine, { mark, isStatusBelow }) {
+    const text = describeStatus(chat, this.#view.party, this.#view.conversation.timezone);
+    if (!text) return mark ? el("p", { class: "standing small muted" }, mark) : null;
+    const isPending = isMine && (chat.state === "held" || chat.state === "queued");
+    const line = el("p", { class: `standing small ${chat.state}` }, !isStatusBelow && el("span", {}, text));
+    /**
+     * @param {string} label
+     * @param {(chat: Chat) => void} act
+     */
     const button = (label, act) => el("button", { class: "small", type: "button", onclick: () => act(chat) }, label);
-    if (waits && chat.state === "held") line.append(button("Edit", this.#talk.edit));
-    if (waits) line.append(button("Cancel", this.#talk.cancel));
+    if (isPending && chat.state === "held") line.append(button("Edit", this.#view.edit));
+    if (isPending) line.append(button("Cancel", this.#view.cancel));
     return line;
   }
 
-  #words({ state, release_at }, mine) {
-    if (state === "held" && !release_at) return "Held: the store has no opening ahead";
-    if (state === "held") {
-      const at = when(release_at, this.#talk.conversation.timezone);
-      if (this.#talk.party === "client") return `The store opens ${plainly(at)}, your message goes then.`;
-      return `Held until the store opens, ${mine ? "goes" : "comes"} ${plainly(at)}`;
-    }
-    return {
-      queued: "On its way…",
-      failed: "Could not be sent",
-      cancelled: mine ? "Cancelled, not sent" : "Cancelled before it was sent",
-    }[state];
-  }
-
-  /** A chat that the API has not accepted yet. */
+  /**
+   * A chat that the API has not accepted yet.
+   * @param {Entry} entry
+   */
   #unsent(entry) {
-    const { conversation, party } = this.#talk;
+    const { conversation, party } = this.#view;
     return {
       key: `chat ${entry.chat_id}`,
       content: JSON.stringify(entry),
@@ -170,25 +207,32 @@ export class Thread {
         el(
           "li",
           { class: "chat mine unsent starts" },
-          el("p", { class: "visually-hidden" }, this.#talk.nameOf(party)),
+          el("p", { class: "visually-hidden" }, this.#view.nameOf(party)),
           el(
             "div",
-            { class: "said" },
-            el("p", { class: "text", dir: "auto" }, ...linked(entry.payload)),
-            el("time", {}, clock(entry.at, conversation.timezone)),
+            { class: "bubble" },
+            el("p", { class: "text", dir: "auto" }, ...linkify(entry.payload)),
+            el("time", {}, formatTime(entry.at, conversation.timezone)),
           ),
           el("p", { class: `standing small ${entry.problem || entry.waiting ? "failed" : ""}` }, ...this.#delay(entry)),
         ),
     };
   }
 
-  /** Why it is not accepted yet, with what can be done about it. */
+  /**
+   * Why the chat is not accepted yet, with buttons for what the sender can do.
+   * @param {Entry} entry
+   */
   #delay({ chat_id, problem, waiting }) {
-    const { outbox } = this.#talk;
+    const { outbox } = this.#view;
+    /**
+     * @param {string} text
+     * @param {() => void} act
+     */
     const button = (text, act) => el("button", { class: "small", type: "button", onclick: act }, text);
     if (problem) {
       return [
-        el("span", {}, `Refused: ${problem}`),
+        el("span", {}, `Rejected: ${problem}`),
         button("Try again", () => outbox.retry(chat_id)),
         button("Discard", () => outbox.discard(chat_id)),
       ];
@@ -198,12 +242,39 @@ export class Thread {
   }
 }
 
-const sameRun = (before, chat) =>
-  before.sender === chat.sender && new Date(chat.utc_date) - new Date(before.utc_date) < RUN_MS;
+/**
+ * The status of a chat for the given reader; undefined for a sent chat.
+ * @param {Chat} chat
+ * @param {Party} party
+ * @param {string} timezone
+ * @returns {string | undefined}
+ */
+export function describeStatus({ sender, state, release_at }, party, timezone) {
+  const isMine = sender === party;
+  if (state === "held") {
+    if (!release_at) return "Held: the store has no opening scheduled";
+    const opening = formatAtWhen(release_at, timezone);
+    if (party === "client") return `The store opens ${opening}; your message will be sent then.`;
+    return `Held until the store opens; ${isMine ? "will be sent" : "arrives"} ${opening}`;
+  }
+  if (state === "queued") return "On its way…";
+  if (state === "failed") return "Could not be sent";
+  if (state === "cancelled") return isMine ? "Cancelled, not sent" : "Cancelled before it was sent";
+  return undefined;
+}
 
-/** Whether the next one is held as this one is, and says so for both. */
-const heldAlike = (chat, next) =>
+/**
+ * Whether the chat continues the run of the previous one, under the same name.
+ * @param {Chat} previous
+ * @param {Chat} chat
+ */
+export const isSameRun = (previous, chat) =>
+  previous.sender === chat.sender && Date.parse(chat.utc_date) - Date.parse(previous.utc_date) < RUN_MS;
+
+/**
+ * Whether the next chat is held until the same instant and shows the status for both.
+ * @param {Chat} chat
+ * @param {Chat | undefined} next
+ */
+export const isHeldAlike = (chat, next) =>
   chat.state === "held" && next?.state === "held" && next.sender === chat.sender && next.release_at === chat.release_at;
-
-/** "at 09:00", but "tomorrow at 09:00" */
-const plainly = (at) => (/^\d/.test(at) ? `at ${at}` : /^[A-Z]/.test(at) ? `on ${at}` : at);

@@ -1,1 +1,1 @@
-"""What is served: one module for each group of routes."""
+"""The routes: one module for each group."""

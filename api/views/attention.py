@@ -1,4 +1,4 @@
-"""What the parties do besides chatting: they read up to a chat, and they type."""
+"""Read marks and typing: what the parties do besides sending chats."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ import sqlalchemy as sa
 from flask import Blueprint, Response
 
 from api.context import announcer, engine, reply
-from api.gate.access import speak_as
-from api.views.conversations import NO_SUCH_CONVERSATION
+from api.gate.access import require_party
 from api.wire import answers
 from api.wire.fields import ReadIn, TypingIn, parse
 from api.wire.openapi import describe
-from api.wire.problems import Problem
+from api.wire.problems import no_such
 from api.wire.requests import body, path_id
-from sql.database import query
+from sql.database import call
 from sql.tables import conversations as conversations_table
 
 attention = Blueprint("attention", __name__)
 
-TYPING_SECONDS = 2.0  # at most one signal in so long for a party of a conversation, from this process
-MOST_TYPING = 10_000  # remembered at once
+TYPING_SECONDS = 2.0  # each process announces a party of a conversation at most this often
+MOST_TYPING = 10_000  # parties remembered at once
 
 _typed_at: dict[tuple[int, str], float] = {}
 
 
 @attention.put("/v1/conversations/<conversation_id>/read")
 @describe(
-    "Say up to which chat a party has read; never goes back",
+    "Set the chat up to which a party has read; it never moves back",
     needs="send",
     of="conversation",
     takes=ReadIn,
@@ -37,18 +36,18 @@ _typed_at: dict[tuple[int, str], float] = {}
 )
 def put_read(conversation_id: str) -> Response:
     mark = parse(ReadIn, body())
-    speak_as(mark.reader, "reader")
-    number = path_id(conversation_id, NO_SUCH_CONVERSATION)
+    require_party(mark.reader, "reader")
+    number = path_id(conversation_id, "conversation")
     with engine().connect() as connection:
-        row = connection.execute(query("mark_read"), {"conversation_id": number} | mark.model_dump()).one()
+        row = connection.execute(*call("mark_read", conversation_id=number, party=mark.reader, seq=mark.seq)).one()
     if row.moved:
-        announcer().tell("read", number, reader=mark.reader, seq=row.marked)
+        announcer().announce("read", number, reader=mark.reader, seq=row.marked)
     return reply({"conversation_id": number, "reader": mark.reader, "seq": row.marked})
 
 
 @attention.post("/v1/conversations/<conversation_id>/typing")
 @describe(
-    "Say that a party is typing; shown for some 5 s",
+    "Announce that a party is typing; shown for about 5 s",
     needs="send",
     of="conversation",
     takes=TypingIn,
@@ -57,23 +56,23 @@ def put_read(conversation_id: str) -> Response:
 )
 def post_typing(conversation_id: str) -> Response:
     typing = parse(TypingIn, body())
-    speak_as(typing.sender, "sender")
-    number = path_id(conversation_id, NO_SUCH_CONVERSATION)
-    if _is_due((number, typing.sender)):
+    require_party(typing.sender, "sender")
+    number = path_id(conversation_id, "conversation")
+    if _may_announce((number, typing.sender)):
         c = conversations_table.c
         with engine().connect() as connection:
             if connection.execute(sa.select(c.last_seq).where(c.conversation_id == number)).first() is None:
-                raise Problem(404, NO_SUCH_CONVERSATION)
-        announcer().tell("typing", number, sender=typing.sender)
+                raise no_such("conversation")
+        announcer().announce("typing", number, sender=typing.sender)
     return Response(status=204)
 
 
-def _is_due(who: tuple[int, str]) -> bool:
-    """Whether the party has been quiet for long enough to be announced again."""
+def _may_announce(party: tuple[int, str]) -> bool:
+    """Whether the party's last announcement is long enough ago."""
     now = time.monotonic()
-    if now - _typed_at.get(who, float("-inf")) < TYPING_SECONDS:
+    if now - _typed_at.get(party, float("-inf")) < TYPING_SECONDS:
         return False
     if len(_typed_at) >= MOST_TYPING:
         _typed_at.clear()
-    _typed_at[who] = now
+    _typed_at[party] = now
     return True

@@ -1,7 +1,7 @@
-"""Channels: where sent chats are delivered outside: made, looked at and mended; the relay works on them.
+"""Channels: creating, reading and repairing the destinations to which the relay delivers sent chats.
 
-A store's own are below /v1/stores/<id>/channels; those of the whole system, which the relay makes by its settings,
-below /v1/channels.
+A store's channels are below /v1/stores/<id>/channels; those of the whole system, which the relay creates from its
+settings, are below /v1/channels.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from api.wire.channel_fields import CHANNEL_NAME, ReplayIn, WebhookIn
 from api.wire.fields import parse
 from api.wire.openapi import describe
 from api.wire.problems import Problem
-from api.wire.requests import body, path_id, query_number
-from sql.database import query
+from api.wire.requests import body, id_or_none, path_id, query_number
+from sql.database import call, query
 from sql.fields import LARGEST_CHAT_ID
 
 channels = Blueprint("channels", __name__)
 
 NO_SUCH_CHANNEL = "There is no channel with the specified name."
-NO_SUCH_STORE = "There is no store with the specified id."
 PAGE = 1000
 SECRET_BYTES = 32
 
@@ -37,7 +36,7 @@ View = Callable[..., Response]
 
 
 def of_a_channel(method: str, path: str, summary: str, **parts: Any) -> Callable[[View], View]:
-    """The route of a store's channel, and its twin for one of the whole system, which needs a key of all stores."""
+    """The route for a store's channel, and the same for one of the whole system, which needs a key for all stores."""
 
     def attach(view: View) -> View:
         @functools.wraps(view)
@@ -55,7 +54,7 @@ def of_a_channel(method: str, path: str, summary: str, **parts: Any) -> Callable
 
 @channels.put("/v1/stores/<store_id>/channels/<name>")
 @describe(
-    "Make a webhook, or change it; a secret that is made here is shown in this answer and never again",
+    "Create or change a webhook; a generated secret is shown in this answer only",
     needs="admin",
     of="store",
     takes=WebhookIn,
@@ -65,71 +64,78 @@ def of_a_channel(method: str, path: str, summary: str, **parts: Any) -> Callable
     problems=(400, 404, 413, 415),
 )
 def put_channel(store_id: str, name: str) -> Response:
-    number = path_id(store_id, NO_SUCH_STORE)
+    number = path_id(store_id, "store")
     if not CHANNEL_NAME.fullmatch(name):
-        raise Problem(404, "A channel's name is 1 to 63 lower-case letters, digits, _ and -.")
+        raise Problem(404, "A channel's name consists of 1 to 63 lower-case letters, digits, _ and -.")
     wanted = parse(WebhookIn, body(json_only=True))
-    made = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    generated = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
     settings = wanted.model_dump(exclude={"kind", "secret", "from_"}, exclude_none=True)
-    values = {
-        "store_id": number,
-        "name": name,
-        "settings": json.dumps(settings),
-        "secret": wanted.secret,
-        "made": made,
-        "from_start": wanted.from_ == "start",
-    }
+    put = call(
+        "put_webhook",
+        store_id=number,
+        name=name,
+        settings=json.dumps(settings),
+        secret=wanted.secret,
+        made=generated,
+        from_start=wanted.from_ == "start",
+    )
     with engine().connect() as connection:
-        row = connection.execute(query("put_webhook"), values).one()
-    answer = _channel(_read(number, name))
-    if row.secret == made:
-        answer["secret"] = made
+        row = connection.execute(*put).one()
+    answer = _to_json(_read(number, name))
+    if row.secret_now == generated:
+        answer["secret"] = generated
     return reply(answer, 201 if row.created else 200)
 
 
-@of_a_channel("GET", "", "The channels, without their secrets", needs="read", gives=answers.Channels)
+@of_a_channel("GET", "", "List the channels, without their secrets", needs="read", gives=answers.Channels)
 def list_channels(store_id: str | None) -> Response:
-    number = None if store_id is None else path_id(store_id, NO_SUCH_STORE)
+    number = None if store_id is None else path_id(store_id, "store")
     with engine().connect() as connection:
-        rows = connection.execute(query("read_channels"), {"store_id": number, "name": None}).all()
-    return reply({"channels": [_channel(row) for row in rows]})
+        rows = connection.execute(query("api/read_channels"), {"store_id": number, "name": None}).all()
+    return reply({"channels": [_to_json(row) for row in rows]})
 
 
-@of_a_channel("GET", "/<name>", "A channel and how it does, without its secret", needs="read", gives=answers.Channel)
+@of_a_channel("GET", "/<name>", "Read a channel's status, without its secret", needs="read", gives=answers.Channel)
 def get_channel(store_id: str | None, name: str) -> Response:
-    return reply(_channel(_read(*_whose(store_id, name))))
+    return reply(_to_json(_read(*_parse_path(store_id, name))))
 
 
 @channels.delete("/v1/stores/<store_id>/channels/<name>")
 @describe("Remove a channel", needs="admin", of="store", gives=answers.Channel, problems=(404,))
 def delete_channel(store_id: str, name: str) -> Response:
-    number, name = _whose(store_id, name)
+    number, name = _parse_path(store_id, name)
     row = _read(number, name)
     with engine().connect() as connection:
-        connection.execute(query("delete_channel"), {"channel_id": row.channel_id})
-    return reply(_channel(row))
+        connection.execute(query("api/delete_channel"), {"channel_id": row.channel_id})
+    return reply(_to_json(row))
 
 
-@of_a_channel("POST", "/<name>/pause", "Deliver nothing until it is resumed", needs="admin", gives=answers.Channel)
+@of_a_channel(
+    "POST",
+    "/<name>/pause",
+    "Deliver nothing until the channel is resumed",
+    needs="admin",
+    gives=answers.Channel,
+)
 def pause_channel(store_id: str | None, name: str) -> Response:
-    return _done(query("pause_channel"), *_whose(store_id, name))
+    return _change("pause_channel", *_parse_path(store_id, name))
 
 
 @of_a_channel(
     "POST",
     "/<name>/resume",
-    "Go on at once: after a pause, disabled, or waiting to retry",
+    "Resume a channel at once: a paused or disabled one, or one that waits to retry",
     needs="admin",
     gives=answers.Channel,
 )
 def resume_channel(store_id: str | None, name: str) -> Response:
-    return _done(query("resume_channel"), *_whose(store_id, name))
+    return _change("resume_channel", *_parse_path(store_id, name))
 
 
 @of_a_channel(
     "POST",
     "/<name>/replay",
-    "Deliver once more all that was sent after a position of the log",
+    "Deliver all chats after a position of the log again",
     needs="admin",
     takes=ReplayIn,
     json_only=True,
@@ -137,80 +143,80 @@ def resume_channel(store_id: str | None, name: str) -> Response:
     problems=(400, 404, 413, 415),
 )
 def replay_channel(store_id: str | None, name: str) -> Response:
-    number, name = _whose(store_id, name)
-    return _done(query("replay_channel"), number, name, after=parse(ReplayIn, body(json_only=True)).cursor)
+    number, name = _parse_path(store_id, name)
+    return _change("replay_channel", number, name, after=parse(ReplayIn, body(json_only=True)).cursor)
 
 
 @of_a_channel(
     "GET",
-    "/<name>/failures",
-    "The channel's dead letters by position; the Link header has the next page",
+    "/<name>/dead-letters",
+    "List the channel's dead letters by position; the Link header has the next page",
     needs="read",
-    gives=answers.ChannelFailures,
+    gives=answers.DeadLetters,
     query={"after": (0, LARGEST_CHAT_ID), "limit": (1, PAGE)},
     problems=(400, 404),
 )
-def get_failures(store_id: str | None, name: str) -> Response:
-    row = _read(*_whose(store_id, name))
+def get_dead_letters(store_id: str | None, name: str) -> Response:
+    row = _read(*_parse_path(store_id, name))
     after, limit = query_number("after", 0, 0, LARGEST_CHAT_ID), query_number("limit", 100, 1, PAGE)
     bounds = {"channel_id": row.channel_id, "after": after, "page": limit + 1}
     with engine().connect() as connection:
-        rows = list(connection.execute(query("read_channel_failures"), bounds))
+        rows = list(connection.execute(query("api/read_channel_dead_letters"), bounds))
     headers = {}
     if len(rows) > limit:
         rows.pop()
         path = f"{request.path}?after={rows[-1].position}&limit={limit}"
         headers["Link"] = f'<{path}>; rel="next"'
-    failures = [
+    dead_letters = [
         {
-            "chat_id": failure.chat_id,
-            "position": failure.position,
-            "reason": failure.reason,
-            "attempts": failure.attempts,
-            "failed_at": answers.instant(failure.failed_at),
-            "requeue_at": answers.instant(failure.requeue_at),
+            "chat_id": row.chat_id,
+            "position": row.position,
+            "reason": row.reason,
+            "attempts": row.attempts,
+            "failed_at": answers.instant(row.failed_at),
+            "requeue_at": answers.instant(row.requeue_at),
         }
-        for failure in rows
+        for row in rows
     ]
-    return reply({"failures": failures}, 200, **headers)
+    return reply({"dead_letters": dead_letters}, 200, **headers)
 
 
 @of_a_channel(
-    "POST", "/<name>/failures/requeue", "Deliver all dead letters once more", needs="admin", gives=answers.Channel
+    "POST", "/<name>/dead-letters/requeue", "Deliver all dead letters again", needs="admin", gives=answers.Channel
 )
 def requeue_all(store_id: str | None, name: str) -> Response:
-    return _done(query("requeue_on_channel"), *_whose(store_id, name), chat_id=None)
+    return _change("requeue_on_channel", *_parse_path(store_id, name), chat_id=None)
 
 
 @of_a_channel(
     "POST",
-    "/<name>/failures/<chat_id>/requeue",
-    "Deliver a dead letter once more",
+    "/<name>/dead-letters/<chat_id>/requeue",
+    "Deliver a dead letter again",
     needs="admin",
     gives=answers.Channel,
 )
 def requeue(store_id: str | None, name: str, chat_id: str) -> Response:
-    return _done(query("requeue_on_channel"), *_whose(store_id, name), chat_id=_chat(chat_id))
+    return _change("requeue_on_channel", *_parse_path(store_id, name), chat_id=path_id(chat_id, "chat"))
 
 
 @of_a_channel(
     "DELETE",
-    "/<name>/failures/<chat_id>",
-    "Give up a dead letter, or the chat that a failing channel waits with",
+    "/<name>/dead-letters/<chat_id>",
+    "Give up a dead letter, or the chat at which a failing channel is stuck",
     needs="admin",
     gives=answers.Channel,
 )
 def skip(store_id: str | None, name: str, chat_id: str) -> Response:
-    return _done(query("skip_on_channel"), *_whose(store_id, name), chat_id=_chat(chat_id))
+    return _change("skip_on_channel", *_parse_path(store_id, name), chat_id=path_id(chat_id, "chat"))
 
 
 @of_a_channel(
-    "GET", "/<name>/attempts", "The newest attempts of a webhook", needs="read", gives=answers.ChannelAttempts
+    "GET", "/<name>/attempts", "List the newest attempts of a webhook", needs="read", gives=answers.ChannelAttempts
 )
 def get_attempts(store_id: str | None, name: str) -> Response:
-    row = _read(*_whose(store_id, name))
+    row = _read(*_parse_path(store_id, name))
     with engine().connect() as connection:
-        rows = connection.execute(query("read_channel_attempts"), {"channel_id": row.channel_id}).all()
+        rows = connection.execute(query("api/read_channel_attempts"), {"channel_id": row.channel_id}).all()
     attempts = [
         {
             "chat_id": attempt.chat_id,
@@ -224,32 +230,30 @@ def get_attempts(store_id: str | None, name: str) -> Response:
     return reply({"attempts": attempts})
 
 
-def _whose(store_id: str | None, name: str) -> tuple[int | None, str]:
-    number = None if store_id is None else path_id(store_id, NO_SUCH_CHANNEL)
+def _parse_path(store_id: str | None, name: str) -> tuple[int | None, str]:
+    number = id_or_none(store_id)
+    if store_id is not None and number is None:
+        raise Problem(404, NO_SUCH_CHANNEL)
     return number, name.replace("\0", "")
-
-
-def _chat(chat_id: str) -> int:
-    return path_id(chat_id, "There is no chat with the specified id.", chat=True)
 
 
 def _read(store_id: int | None, name: str) -> sa.Row[Any]:
     with engine().connect() as connection:
-        row = connection.execute(query("read_channels"), {"store_id": store_id, "name": name}).one_or_none()
+        row = connection.execute(query("api/read_channels"), {"store_id": store_id, "name": name}).one_or_none()
     if row is None:
         raise Problem(404, NO_SUCH_CHANNEL)
     return row
 
 
-def _done(statement: sa.TextClause, store_id: int | None, name: str, **values: Any) -> Response:
-    """Does it, and answers the channel as it is then. The functions raise ST404."""
+def _change(function: str, store_id: int | None, name: str, **values: Any) -> Response:
+    """Calls a function that changes the channel, and answers the channel after it. The functions raise ST404."""
     with engine().connect() as connection:
-        connection.execute(statement, {"store_id": store_id, "name": name} | values)
-    return reply(_channel(_read(store_id, name)))
+        connection.execute(*call(function, store_id=store_id, name=name, **values))
+    return reply(_to_json(_read(store_id, name)))
 
 
-def _channel(row: sa.Row[Any]) -> dict[str, Any]:
-    """Everything but its secrets."""
+def _to_json(row: sa.Row[Any]) -> dict[str, Any]:
+    """The channel without its secret."""
     return {
         "store_id": row.store_id,
         "name": row.name,
@@ -258,9 +262,9 @@ def _channel(row: sa.Row[Any]) -> dict[str, Any]:
         "state": row.state,
         "cursor": row.cursor,
         "behind": row.behind,
-        "failures": row.failures,
-        "attempts": row.attempts,
-        "next_attempt_at": answers.instant(row.retry_at),
+        "dead_letters": row.dead_letters,
+        "consecutive_failures": row.consecutive_failures,
+        "next_attempt_at": answers.instant(row.next_attempt_at),
         "last_error": row.last_error,
         "last_error_at": answers.instant(row.last_error_at),
     }

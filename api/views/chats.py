@@ -1,7 +1,8 @@
-"""Starting, reading and cancelling chats."""
+"""Sending, reading, editing and cancelling chats."""
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,16 +13,16 @@ from api.gate import access
 from api.wire import answers
 from api.wire.fields import MOST_CHATS, BriefChatIn, ChatEditIn, parse
 from api.wire.openapi import describe
-from api.wire.problems import Problem, of_sqlstate
+from api.wire.problems import Problem, no_such, of_sqlstate
 from api.wire.requests import body, path_id
-from sql.database import query
+from sql.database import call
 from sql.fields import ChatIn
 from sql.tables import chat_states
 from sql.tables import chats as chats_table
 
 chats = Blueprint("chats", __name__)
 
-MOST_TOLD = 100  # of a list's held chats: a page that people look at needs no more
+MOST_ANNOUNCED = 100  # of a list's held chats: a page shows no more of them
 
 MESSAGES = {
     "queued": "success, your message has been sent",
@@ -31,7 +32,7 @@ MESSAGES = {
 
 @chats.post("/app/startChat/")
 @describe(
-    "Start a chat, or go on with one",
+    "Start a conversation, or continue one",
     needs="send",
     of="chats in the body",
     takes=BriefChatIn,
@@ -41,12 +42,12 @@ MESSAGES = {
 def start_chat() -> Response:
     row = _enqueue(parse(BriefChatIn, body()))
     answer = answers.chat(row) | {"message": MESSAGES[row.state], "status": 200}
-    return reply(answer, 200, **_replayed(row))
+    return reply(answer, 200, **_repeat_header(row))
 
 
 @chats.post("/v1/chats")
 @describe(
-    f"Send a chat, or a list of up to {MOST_CHATS}, each answered by itself in the same order",
+    f"Send a chat, or a list of up to {MOST_CHATS}, each answered separately, in the same order",
     needs="send",
     of="chats in the body",
     takes=ChatIn,
@@ -60,20 +61,20 @@ def post_chats() -> Response:
     if isinstance(data, list):
         return reply(_enqueue_all(data))
     row = _enqueue(parse(ChatIn, data))
-    if row.replayed:
-        return reply(answers.chat(row), 200, **_replayed(row))
+    if row.is_repeat:
+        return reply(answers.chat(row), 200, **_repeat_header(row))
     return reply(answers.chat(row), 201, Location=f"/v1/chats/{row.chat_id}")
 
 
 @chats.get("/v1/chats/<chat_id>")
 @describe("Read a chat", needs="read", of="chat", gives=answers.SentChat, problems=(404,))
 def get_chat(chat_id: str) -> Response:
-    return reply(answers.sent_chat(_read(path_id(chat_id, NO_SUCH_CHAT, chat=True))))
+    return reply(answers.sent_chat(_read(path_id(chat_id, "chat"))))
 
 
 @chats.patch("/v1/chats/<chat_id>")
 @describe(
-    "Edit a chat that still waits",
+    "Edit a chat that is not sent yet",
     needs="send",
     of="chat",
     takes=ChatEditIn,
@@ -81,46 +82,41 @@ def get_chat(chat_id: str) -> Response:
     problems=(400, 404, 409, 413, 415),
 )
 def edit_chat(chat_id: str) -> Response:
-    number = path_id(chat_id, NO_SUCH_CHAT, chat=True)
+    number = path_id(chat_id, "chat")
     edit = parse(ChatEditIn, body())
     with engine().connect() as connection:
-        connection.execute(query("edit_chat"), {"chat_id": number, "payload": edit.payload})
+        connection.execute(*call("edit_chat", chat_id=number, payload=edit.payload))
     row = _read(number)
-    announcer().changed(row)
     return reply(answers.sent_chat(row))
 
 
 @chats.delete("/v1/chats/<chat_id>")
-@describe("Cancel a chat that is not sent", needs="send", of="chat", gives=answers.SentChat, problems=(404, 409))
+@describe("Cancel a chat that is not sent yet", needs="send", of="chat", gives=answers.SentChat, problems=(404, 409))
 def cancel_chat(chat_id: str) -> Response:
-    number = path_id(chat_id, NO_SUCH_CHAT, chat=True)
+    number = path_id(chat_id, "chat")
     with engine().connect() as connection:
-        connection.execute(query("cancel_chat"), {"chat_id": number})
+        connection.execute(*call("cancel_chat", chat_id=number))
     row = _read(number)
-    announcer().changed(row)
     return reply(answers.sent_chat(row))
 
 
-NO_SUCH_CHAT = "There is no chat with the specified id."
-
-
 def _enqueue(chat: ChatIn) -> sa.Row[Any]:
-    if (objection := access.objections_to([chat])[0]) is not None:
-        raise objection
+    if (problem := access.check_chats([chat])[0]) is not None:
+        raise problem
     with engine().connect() as connection:
-        row = connection.execute(query("enqueue_chat"), chat.model_dump()).one()
-    _tell_held([row])
+        row = connection.execute(*call("enqueue_chat", **chat.model_dump())).one()
+    _announce_held([row])
     return row
 
 
-def _tell_held(rows: list[sa.Row[Any]]) -> None:
-    """Lets open pages show what waits for its store to open; what goes at once comes to them by the log."""
-    for row in [row for row in rows if row.state == "held" and not row.replayed][-MOST_TOLD:]:
-        announcer().changed(row)
+def _announce_held(rows: list[sa.Row[Any]]) -> None:
+    """Announces new held chats to open pages; the others reach them through the log."""
+    for row in [row for row in rows if row.state == "held" and not row.is_repeat][-MOST_ANNOUNCED:]:
+        announcer().announce_held(row)
 
 
-def _replayed(row: sa.Row[Any]) -> dict[str, str]:
-    return {"Idempotent_Replayed": "true"} if row.replayed else {}
+def _repeat_header(row: sa.Row[Any]) -> dict[str, str]:
+    return {"Idempotent_Replayed": "true"} if row.is_repeat else {}
 
 
 def _read(chat_id: int) -> sa.Row[Any]:
@@ -129,50 +125,39 @@ def _read(chat_id: int) -> sa.Row[Any]:
     with engine().connect() as connection:
         row = connection.execute(select.where(c.chat_id == chat_id)).one_or_none()
     if row is None:
-        raise Problem(404, NO_SUCH_CHAT)
+        raise no_such("chat")
     return row
 
 
 def _enqueue_all(items: list[Any]) -> list[dict[str, Any]]:
-    """One answer for each item, in order: the chat with its status, or the problem it has."""
+    """One answer for each item, in order: the chat with its status, or its problem."""
     if not 1 <= len(items) <= MOST_CHATS:
-        raise Problem(400, f"a list of chats must have 1 to {MOST_CHATS}")
+        raise Problem(400, f"a list must have 1 to {MOST_CHATS} chats")
     if access.caller().party is not None:
         rates().count(access.caller(), len(items) - 1)
     results: list[dict[str, Any]] = []
     good: list[tuple[int, ChatIn]] = []
-    for place, item in enumerate(items):
+    for index, item in enumerate(items):
         try:
-            good.append((place, parse(ChatIn, item)))
+            good.append((index, parse(ChatIn, item)))
             results.append({})
         except Problem as problem:
             results.append(problem.as_dict())
-    objections = access.objections_to([chat for _, chat in good])
-    for (place, _), objection in zip(good, objections, strict=True):
-        results[place] = objection.as_dict() if objection else {}
-    good = [pair for pair, objection in zip(good, objections, strict=True) if objection is None]
+    problems = access.check_chats([chat for _, chat in good])
+    for (index, _), rejection in zip(good, problems, strict=True):
+        results[index] = rejection.as_dict() if rejection else {}
+    good = [pair for pair, rejection in zip(good, problems, strict=True) if rejection is None]
     if good:
         with engine().connect() as connection:
-            rows = list(connection.execute(query("enqueue_chats"), _columns([chat for _, chat in good])))
-        for (place, _), row in zip(good, rows, strict=True):
-            results[place] = _one_answer(row)
-        _tell_held(rows)
+            rows = list(connection.execute(*call("enqueue_chats", **ChatIn.columns([chat for _, chat in good]))))
+        rows.sort(key=attrgetter("index"))
+        for (index, _), row in zip(good, rows, strict=True):
+            results[index] = _answer_of(row)
+        _announce_held(rows)
     return results
 
 
-def _columns(items: list[ChatIn]) -> dict[str, list[Any]]:
-    return {
-        "conversation_ids": [chat.conversation_id for chat in items],
-        "client_ids": [chat.client_id for chat in items],
-        "operator_ids": [chat.operator_id for chat in items],
-        "payloads": [chat.payload for chat in items],
-        "senders": [chat.sender for chat in items],
-        "chat_ids": [chat.chat_id for chat in items],
-        "urgents": [chat.urgent for chat in items],
-    }
-
-
-def _one_answer(row: sa.Row[Any]) -> dict[str, Any]:
+def _answer_of(row: sa.Row[Any]) -> dict[str, Any]:
     if row.error_state:
         return of_sqlstate(row.error_state, row.error_reason, row.error_field or None).as_dict()
-    return answers.chat(row) | {"status": 200 if row.replayed else 201}
+    return answers.chat(row) | {"status": 200 if row.is_repeat else 201}

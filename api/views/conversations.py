@@ -1,4 +1,4 @@
-"""Reading conversations: whole, as the brief has it, or page by page."""
+"""Reading conversations: whole, as the brief requires, or page by page."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from api.gate.access import caller
 from api.gate.keys import Caller
 from api.wire import answers
 from api.wire.openapi import describe
-from api.wire.problems import Problem
+from api.wire.problems import no_such
 from api.wire.requests import path_id, query_number
 from sql.database import query
 from sql.tables import conversations as conversations_table
 
 conversations = Blueprint("conversations", __name__)
 
-PAGE = 1000  # chats read at once; keeps memory flat for conversations of any length
+PAGE = 1000  # chats per read; memory stays constant for conversations of any length
 LARGEST_SEQ = 2**31 - 1
-NO_SUCH_CONVERSATION = "There is no conversation with the specified id."
 
 
 @conversations.get("/app/getConversation/<conversation_id>/")
@@ -35,8 +34,8 @@ NO_SUCH_CONVERSATION = "There is no conversation with the specified id."
     problems=(404,),
 )
 def brief_conversation(conversation_id: str) -> Response:
-    head, _, pages = _whole(conversation_id)
-    return _streamed('{"conversation":', head, pages, ',"status":200}')
+    head, _, pages = _read_whole(conversation_id)
+    return _stream('{"conversation":', head, pages, ',"status":200}')
 
 
 @conversations.get("/v1/conversations/<conversation_id>")
@@ -48,24 +47,24 @@ def brief_conversation(conversation_id: str) -> Response:
     problems=(404,),
 )
 def get_conversation(conversation_id: str) -> Response:
-    head, cursor, pages = _whole(conversation_id)
+    head, cursor, pages = _read_whole(conversation_id)
     with engine().connect() as connection:
-        row = connection.execute(query("conversation_head"), {"conversation_id": head["conversation_id"]}).one()
+        row = connection.execute(query("api/conversation_head"), {"conversation_id": head["conversation_id"]}).one()
     now = {
         "username": row.username,
         "operator_name": row.operator_name,
         "timezone": row.timezone,
         "read": {"client": row.client_read, "operator": row.operator_read},
         "delivered": {"client": row.client_delivered, "operator": row.operator_delivered},
-        "present": {party: any(who.startswith(party) for who in row.present) for party in ("client", "operator")},
+        "present": {party: any(one.startswith(party) for one in row.present) for party in ("client", "operator")},
         "cursor": str(cursor),
     }
-    return _streamed("", head | now, pages, "")
+    return _stream("", head | now, pages, "")
 
 
 @conversations.get("/v1/conversations/<conversation_id>/chats")
 @describe(
-    "Read some chats of a conversation in order; the Link header has the next page",
+    "Read a page of a conversation's chats, in order; the Link header has the next page",
     needs="read",
     of="conversation",
     gives=answers.ChatPage,
@@ -73,18 +72,18 @@ def get_conversation(conversation_id: str) -> Response:
     query={"after": (0, LARGEST_SEQ), "limit": (1, PAGE)},
 )
 def get_chats(conversation_id: str) -> Response:
-    number = path_id(conversation_id, NO_SUCH_CONVERSATION)
+    number = path_id(conversation_id, "conversation")
     after = query_number("after", 0, 0, LARGEST_SEQ)
     limit = query_number("limit", 100, 1, PAGE)
     with engine().connect() as connection:
-        page = _page(connection, number, after, limit + 1)
+        page = _read_page(connection, number, after, limit + 1)
         if not page and not _exists(connection, number):
-            raise Problem(404, NO_SUCH_CONVERSATION)
+            raise no_such("conversation")
     headers = {}
     if len(page) > limit:
         page.pop()
         headers["Link"] = f'</v1/conversations/{number}/chats?after={page[-1].seq}&limit={limit}>; rel="next"'
-    return reply({"chat": _chats(page, caller())}, 200, **headers)
+    return reply({"chat": _visible_chats(page, caller())}, 200, **headers)
 
 
 def _exists(connection: sa.Connection, number: int) -> bool:
@@ -92,25 +91,25 @@ def _exists(connection: sa.Connection, number: int) -> bool:
     return connection.execute(sa.select(c.last_seq).where(c.conversation_id == number)).first() is not None
 
 
-def _page(connection: sa.Connection, number: int, after: int, limit: int) -> list[sa.Row[Any]]:
+def _read_page(connection: sa.Connection, number: int, after: int, limit: int) -> list[sa.Row[Any]]:
     """Chats of the conversation whose seq is above `after`, at most `limit`, each with the conversation's columns."""
     bounds = {"conversation_id": number, "after": after, "page": limit}
-    return list(connection.execute(query("read_conversation"), bounds))
+    return list(connection.execute(query("api/read_conversation"), bounds))
 
 
-def _chats(page: list[sa.Row[Any]], asker: Caller) -> list[dict[str, Any]]:
-    return [answers.chat(row) for row in page if asker.sees(row.sender, row.state)]
+def _visible_chats(page: list[sa.Row[Any]], to: Caller) -> list[dict[str, Any]]:
+    return [answers.chat(row) for row in page if to.sees(row.sender, row.state)]
 
 
-def _whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.Row[Any]]]]:
-    """The conversation's own members, the cursor, and its chats by pages, of which the first is read already."""
-    number = path_id(conversation_id, NO_SUCH_CONVERSATION)
+def _read_whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.Row[Any]]]]:
+    """The conversation's own members, the cursor, and its chats by pages; the first page is already read."""
+    number = path_id(conversation_id, "conversation")
     database = engine()
     with database.connect() as connection:
-        first = _page(connection, number, 0, PAGE)
+        first = _read_page(connection, number, 0, PAGE)
     members = ("conversation_id", "store_id", "operator_id", "client_id", "operator_group")
-    if not first:  # there is none, or all its chats are pruned
-        return *_emptied(number, members), iter(())
+    if not first:  # it does not exist, or all its chats are pruned
+        return *_read_head(number, members), iter(())
     head = {name: getattr(first[0], name) for name in members}
 
     def pages() -> Iterator[list[sa.Row[Any]]]:
@@ -120,32 +119,31 @@ def _whole(conversation_id: str) -> tuple[dict[str, Any], int, Iterator[list[sa.
             if len(page) < PAGE:
                 return
             with database.connect() as connection:
-                page = _page(connection, number, page[-1].seq, PAGE)
+                page = _read_page(connection, number, page[-1].seq, PAGE)
 
     return head, first[0].cursor, pages()
 
 
-def _emptied(number: int, members: tuple[str, ...]) -> tuple[dict[str, Any], int]:
-    """The members of a conversation that has no chats any more, and the cursor. Raises Problem 404."""
+def _read_head(number: int, members: tuple[str, ...]) -> tuple[dict[str, Any], int]:
+    """The members of a conversation without chats, and the cursor. Raises Problem 404."""
     c = conversations_table.c
     with engine().connect() as connection:
-        cursor = connection.execute(query("log_bounds")).one().latest
+        cursor = connection.execute(query("shared/log_bounds")).one().latest
         row = connection.execute(sa.select(*(c[name] for name in members)).where(c.conversation_id == number)).first()
     if row is None:
-        raise Problem(404, NO_SUCH_CONVERSATION)
+        raise no_such("conversation")
     return row._asdict(), cursor
 
 
-def _streamed(before: str, head: dict[str, Any], pages: Iterator[list[sa.Row[Any]]], after: str) -> Response:
-    """The answer as it is read, so that a conversation of a million chats needs the memory of one page."""
-
-    asker = caller()
+def _stream(before: str, head: dict[str, Any], pages: Iterator[list[sa.Row[Any]]], after: str) -> Response:
+    """Streams the answer while reading it, so that a conversation of a million chats needs the memory of one page."""
+    reader = caller()
 
     def text() -> Iterator[str]:
         yield before + json.dumps(head)[:-1] + ', "chat":['
         separator = ""
         for page in pages:
-            if chats := _chats(page, asker):
+            if chats := _visible_chats(page, reader):
                 yield separator + json.dumps(chats)[1:-1]
                 separator = ","
         yield "]}" + after

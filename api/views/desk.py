@@ -1,4 +1,4 @@
-"""What a desk shows: an operator's or a store's conversations, newest activity first, and the store's hours."""
+"""The desk's data: conversations of an operator or a store, newest activity first, and whether the store is open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 from api.context import engine, reply
 from api.wire import answers
 from api.wire.openapi import describe
-from api.wire.problems import Problem, field_errors
+from api.wire.problems import Problem, field_errors, no_such
 from api.wire.requests import path_id, query_number
 from sql.database import query
 from sql.fields import LARGEST_ID
@@ -19,19 +19,17 @@ from sql.tables import operators, stores
 
 desk = Blueprint("desk", __name__)
 
-NO_SUCH_OPERATOR = "There is no operator with the specified id."
-NO_SUCH_STORE = "There is no store with the specified id."
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 PAGING = {
     "limit": (1, 100),
     "before": {"type": "string", "pattern": "^[0-9]{1,16}-[0-9]{1,10}$", "description": "from the Link header"},
 }
-LISTED = "; the Link header has the next page"
+PAGED = "; the Link header has the next page"
 
 
 @desk.get("/v1/operators/<operator_id>/conversations")
 @describe(
-    "List an operator's conversations, newest activity first" + LISTED,
+    "List an operator's conversations, newest activity first" + PAGED,
     needs="read",
     of="operator",
     gives=answers.ConversationList,
@@ -39,13 +37,13 @@ LISTED = "; the Link header has the next page"
     query=PAGING,
 )
 def operator_conversations(operator_id: str) -> Response:
-    number = path_id(operator_id, NO_SUCH_OPERATOR)
-    return _listed(operators.c.operator_id == number, NO_SUCH_OPERATOR, operator_id=number)
+    number = path_id(operator_id, "operator")
+    return _list_conversations(operators.c.operator_id == number, "operator", operator_id=number)
 
 
 @desk.get("/v1/stores/<store_id>/conversations")
 @describe(
-    "List a store's conversations, newest activity first" + LISTED,
+    "List a store's conversations, newest activity first" + PAGED,
     needs="read",
     of="store",
     gives=answers.ConversationList,
@@ -53,24 +51,24 @@ def operator_conversations(operator_id: str) -> Response:
     query=PAGING,
 )
 def store_conversations(store_id: str) -> Response:
-    number = path_id(store_id, NO_SUCH_STORE)
-    return _listed(stores.c.store_id == number, NO_SUCH_STORE, store_id=number)
+    number = path_id(store_id, "store")
+    return _list_conversations(stores.c.store_id == number, "store", store_id=number)
 
 
 @desk.get("/v1/stores/<store_id>")
 @describe(
-    "Read a store: whether it is open, and when it next opens and closes",
+    "Read whether a store is open, and when it next opens and closes",
     needs="read",
     of="opening",
     gives=answers.Store,
     problems=(404,),
 )
 def get_store(store_id: str) -> Response:
-    number = path_id(store_id, NO_SUCH_STORE)
+    number = path_id(store_id, "store")
     with engine().connect() as connection:
-        row = connection.execute(query("store_now"), {"store_id": number}).one_or_none()
+        row = connection.execute(query("api/store_now"), {"store_id": number}).one_or_none()
     if row is None:
-        raise Problem(404, NO_SUCH_STORE)
+        raise no_such("store")
     return reply(
         {
             "store_id": row.store_id,
@@ -82,17 +80,17 @@ def get_store(store_id: str) -> Response:
     )
 
 
-def _listed(owner: sa.ColumnElement[bool], missing: str, **whose: int) -> Response:
-    """A page of the conversations of the operator or the store. Raises Problem 404 with the text `missing`."""
+def _list_conversations(owner_exists: sa.ColumnElement[bool], kind: str, **owner: int) -> Response:
+    """A page of the conversations of the operator or the store. Raises Problem 404 if there is no such owner."""
     limit = query_number("limit", 50, 1, 100)
     before_at, before_id = _before()
     bounds = {"before_at": before_at, "before_id": before_id, "page": limit + 1}
     with engine().connect() as connection:
-        statement = query("list_conversations")
-        rows = list(connection.execute(statement, {"operator_id": None, "store_id": None} | whose | bounds))
-        cursor = rows[0].cursor if rows else connection.execute(query("log_bounds")).one().latest
-        if not rows and connection.execute(sa.select(sa.literal(1)).where(owner)).first() is None:
-            raise Problem(404, missing)
+        statement = query("api/list_conversations")
+        rows = list(connection.execute(statement, {"operator_id": None, "store_id": None} | owner | bounds))
+        cursor = rows[0].cursor if rows else connection.execute(query("shared/log_bounds")).one().latest
+        if not rows and connection.execute(sa.select(sa.literal(1)).where(owner_exists)).first() is None:
+            raise no_such(kind)
     headers = {}
     if len(rows) > limit:
         rows.pop()
@@ -103,13 +101,13 @@ def _listed(owner: sa.ColumnElement[bool], missing: str, **whose: int) -> Respon
 
 
 def _before() -> tuple[dt.datetime | str, int]:
-    """Where the page begins: below this instant and id. Raises Problem 400."""
+    """The instant and id below which the page starts. Raises Problem 400."""
     text = request.args.get("before")
     if text is None:
         return "infinity", LARGEST_ID
     at, _, number = text.partition("-")
     if not (text.isascii() and at.isdigit() and number.isdigit() and len(at) <= 16 and len(number) <= 10):
-        reason = "expected what a Link header gave"
+        reason = "expected the value from a Link header"
         raise Problem(400, f"before: {reason}", field_errors("before", reason))
     return EPOCH + dt.timedelta(microseconds=int(at)), min(int(number), LARGEST_ID)
 

@@ -1,4 +1,4 @@
-"""GET /metrics: what all processes of this gunicorn have counted, and the figures that are the database's."""
+"""GET /metrics: the counts of all processes of this gunicorn, and figures from the database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from api.context import engine
 from api.counts import REQUEST_SECONDS
-from api.gate import access
+from api.wire.needs import works_without_database
 from api.wire.openapi import describe
 from sql.database import query
 
@@ -33,15 +33,15 @@ def install(app: Flask) -> None:
     @app.after_request
     def count(response: Response) -> Response:
         seconds = time.perf_counter() - g.began
-        # Of what is no route of ours nothing is kept: a scanner would make a series of each address.
+        # Unknown addresses share one series: otherwise a scanner would create one for each.
         method, route = (request.method, request.url_rule.rule) if request.url_rule is not None else ("any", "none")
         REQUEST_SECONDS.labels(method, route, response.status_code).observe(seconds)
         return response
 
 
 @metrics.get("/metrics")
-@access.outlives_database  # or shoptalk_database_up is never seen to be 0
-@describe("Figures for Prometheus", needs="read", of="all")
+@works_without_database  # otherwise no scrape would ever show shoptalk_database_up 0
+@describe("Metrics for Prometheus", needs="read", of="all")
 def get_metrics() -> Response:
     ours: CollectorRegistry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -53,16 +53,16 @@ def get_metrics() -> Response:
 
 
 class _Database:
-    """The figures that are the database's, the same from whichever process: one cheap statement a scrape."""
+    """Figures from the database, the same from every process: one cheap statement per scrape."""
 
     def __init__(self, database: sa.Engine) -> None:
         self._engine = database
 
     def collect(self) -> Iterator[Metric]:
-        """For the library. Without a database only that is said: who watches has to hear it."""
+        """Called by the library. Without a database it yields only shoptalk_database_up 0."""
         try:
             with self._engine.connect() as connection:
-                row = connection.execute(query("read_gauges")).one_or_none()
+                row = connection.execute(query("api/read_gauges")).one_or_none()
         except (psycopg.Error, sa.exc.SQLAlchemyError):
             yield GaugeMetricFamily("shoptalk_database_up", UP, value=0)
             return
@@ -72,39 +72,41 @@ class _Database:
             yield from _channels(row.channels)
 
 
-UP = "1 while web reaches the database."
+UP = "1 while web can reach the database."
 
 
 def _queue(row: Any) -> Iterator[Metric]:
-    chats = GaugeMetricFamily("shoptalk_queue_chats", "Chats by state, of a sample at most 30 s old.", labels=["state"])
+    chats = GaugeMetricFamily("shoptalk_queue_chats", "Chats by state, sampled at most 30 s ago.", labels=["state"])
     for state in ("held", "queued", "failed", "cancelled"):
         chats.add_metric([state], getattr(row, state))
     yield chats
     oldest = GaugeMetricFamily(
-        "shoptalk_queue_oldest_seconds", "How long the chat has been held, or might have gone, that waits longest.",
+        "shoptalk_queue_oldest_seconds", "For how long the oldest chat has been held, or due.",
         labels=["state"],
     )  # fmt: skip
     oldest.add_metric(["held"], row.held_seconds)
     oldest.add_metric(["queued"], row.queued_seconds)
     yield oldest
-    yield CounterMetricFamily("shoptalk_log_chats", "Chats in the log: the last position.", value=row.sent)
+    yield CounterMetricFamily("shoptalk_log_chats", "Chats in the sent log: its last position.", value=row.sent)
     yield GaugeMetricFamily(
-        "shoptalk_next_release_seconds", "Until the first held chat may go; 0: none.", value=row.next_release_seconds
+        "shoptalk_next_release_seconds",
+        "Until the first held chat is due; 0: none.",
+        value=row.next_release_seconds,
     )
     yield GaugeMetricFamily(
-        "shoptalk_queue_sample_age_seconds", "Of the sample: more than 90 says that no worker runs.",
+        "shoptalk_queue_sample_age_seconds", "Age of the sample; above 90 no worker is running.",
         value=row.sample_age_seconds,
     )  # fmt: skip
 
 
 CHANNEL_FIGURES = {
     "channels": ("shoptalk_channels", "Channels."),
-    "behind": ("shoptalk_relay_lag_positions", "Positions of the log after the cursor that is furthest back."),
+    "behind": ("shoptalk_relay_lag_positions", "Positions of the log after the cursor that is furthest behind."),
     "lag_seconds": (
         "shoptalk_relay_lag_seconds",
-        "Since when the first of them is in the log; below 90 is nothing.",
+        "Age of the first of these in the log; below 90 is normal.",
     ),
-    "dead_letters": ("shoptalk_channel_dead_letters", "Chats that a far side has refused for good."),
+    "dead_letters": ("shoptalk_channel_dead_letters", "Chats that a receiver has rejected for good."),
 }
 
 

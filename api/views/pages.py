@@ -1,4 +1,4 @@
-"""The pages that people open: static files that hold no data and ask for it with the reader's key."""
+"""Serves the web pages: static files without data. The pages request the data with the reader's credential."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import cast
 from flask import Blueprint, Response, request
 from werkzeug.security import safe_join
 
-from api.gate.access import needs
+from api.wire.needs import needs
 from api.wire.problems import Problem
-from api.wire.requests import path_id
+from api.wire.requests import id_or_none
 
 pages = Blueprint("pages", __name__)
 
 FOLDER = Path(__file__).parent.parent / "static"
-# Nothing inline and nothing from elsewhere: text that got into a page by mistake is not executed.
+# No inline scripts or styles and nothing from other hosts: text injected into a page is never executed.
 POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors "
-# The viewer of the reference has styles in its elements' attributes; of scripts all stays as it is.
-STYLED_INLINE = "; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-NO_SUCH_PAGE = "There is no such page."
+# RapiDoc, which shows the API reference, needs inline styles; the rule for scripts stays the same.
+INLINE_STYLES = "; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+NO_SUCH_PAGE = "This page does not exist."
 
 
 @pages.get("/desk")
@@ -39,14 +39,15 @@ def hours() -> Response:
 @pages.get("/chat/<conversation_id>")
 @needs("open")
 def chat_window(conversation_id: str) -> Response:
-    path_id(conversation_id, NO_SUCH_PAGE)
-    return _file("chat.html", framed_by="*")  # a shop embeds it in pages of its own
+    if id_or_none(conversation_id) is None:
+        raise Problem(404, NO_SUCH_PAGE)
+    return _file("chat.html", framed_by="*")  # shops embed it in their own pages
 
 
 @pages.get("/docs")
 @needs("open")
 def docs() -> Response:
-    return _file("docs.html", also=STYLED_INLINE)
+    return _file("docs.html", extra_policy=INLINE_STYLES)
 
 
 @pages.get("/embed.js")
@@ -61,15 +62,15 @@ def static_file(name: str) -> Response:
     return _file(name)
 
 
-def _file(name: str, framed_by: str = "'none'", also: str = "") -> Response:
-    """The file, with an ETag of its content by which an unchanged one is answered 304. Raises Problem 404."""
+def _file(name: str, framed_by: str = "'none'", extra_policy: str = "") -> Response:
+    """The file with an ETag of its content, or 304 if the browser has it already. Raises Problem 404."""
     path = safe_join(str(FOLDER), name)
-    if path is None or not os.path.isfile(path):  # unlike Path's, false for names that are none
+    if path is None or not os.path.isfile(path):  # unlike Path.is_file(), False for invalid names
         raise Problem(404, NO_SUCH_PAGE)
     response = Response(Path(path).read_bytes(), mimetype=mimetypes.guess_type(name)[0])
     response.add_etag()
-    response.cache_control.no_cache = True  # keep it, but ask each time whether it is still right
-    response.headers["Content-Security-Policy"] = POLICY + framed_by + also
+    response.cache_control.no_cache = True  # cache it, but revalidate it on every request
+    response.headers["Content-Security-Policy"] = POLICY + framed_by + extra_policy
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     return cast(Response, response.make_conditional(request))

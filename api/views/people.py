@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from pydantic import BaseModel
 
 from api.context import engine, reply, settings
-from api.gate.access import caller, insist_on_store
+from api.gate.access import caller, require_store
 from api.wire import answers
 from api.wire.fields import ClientIn, OperatorIn, parse
 from api.wire.openapi import describe
@@ -32,9 +32,9 @@ people = Blueprint("people", __name__)
     problems=(400, 409, 413, 415),
 )
 def add_client(created_status: int) -> Response:
-    # A client belongs to the store whose key adds it; one that a key of all stores adds, to every store.
+    # A client belongs to the store whose key adds it, and to every store if a key for all stores adds it.
     own = {"store_id": caller().within.get("store_id")}
-    return _added(query("add_client"), parse(ClientIn, body()), created_status, own)
+    return _add(query("api/add_client"), parse(ClientIn, body()), created_status, own)
 
 
 @people.post("/app/addOperator/", endpoint="brief_add_operator", defaults={"created_status": 200})
@@ -49,28 +49,31 @@ def add_client(created_status: int) -> Response:
     problems=(400, 409, 413, 415),
 )
 def add_operator(created_status: int) -> Response:
-    hours = {"timezone": settings().timezone, "opens": settings().opens, "closes": settings().closes}
+    opens, closes = settings().hours
+    hours = {"timezone": settings().timezone, "opens": opens, "closes": closes}
     wanted = parse(OperatorIn, body())
-    insist_on_store(wanted.store_id)
-    return _added(query("add_operator"), wanted, created_status, hours)
+    require_store(wanted.store_id)
+    return _add(query("api/add_operator"), wanted, created_status, hours)
 
 
-def _added(
+def _add(
     statement: sa.TextClause, wanted: BaseModel, created_status: int, extra: dict[str, Any] | None = None
 ) -> Response:
-    """Adds what is wanted, or answers the same one again. Raises Problem 409 when its id is somebody else's."""
+    """Adds the client or operator, or answers an equal existing one. Raises Problem 409 if the id is in use."""
     fields = wanted.model_dump(exclude_none=True)
     row = None
     with engine().connect() as connection:
-        while row is None:  # none: it lost a race just now, see the statement
+        while row is None:  # it lost a race, see the statement
             row = connection.execute(statement, wanted.model_dump() | (extra or {})).mappings().one_or_none()
     if not row["created"] and row["store_id"] not in (None, caller().within.get("store_id", row["store_id"])):
-        key = next(iter(fields))
-        raise Problem(409, f"{key} {fields[key]} is taken", field_errors(key, f"{fields[key]} is taken"))
+        raise _id_in_use(fields, "already exists")
     differing = [name for name, value in fields.items() if row[name] != value]
     if differing:
-        key = next(iter(fields))
-        reason = f"{fields[key]} is taken, with another {' and '.join(differing)}"
-        raise Problem(409, f"{key} {reason}", field_errors(key, reason))
+        raise _id_in_use(fields, f"already exists with a different {' and '.join(differing)}")
     shown = {name: row[name] for name in type(wanted).model_fields if row[name] is not None}
     return reply(shown, created_status) if row["created"] else reply(shown, 200, Idempotent_Replayed="true")
+
+
+def _id_in_use(fields: dict[str, Any], reason: str) -> Problem:
+    name, value = next(iter(fields.items()))
+    return Problem(409, f"{name} {value} {reason}", field_errors(name, f"{value} {reason}"))

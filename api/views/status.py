@@ -1,4 +1,4 @@
-"""Looking at the system: the queue by state, liveness, readiness, the API's own description."""
+"""The system's status: the queue by state, liveness, readiness, the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READY_SECONDS = 0.5
 
 @status.get("/v1/queue")
 @describe(
-    "How many chats are in each state, and how many were over the last hour",
+    "Count the chats by state, now and over the last hour",
     needs="read",
     of="all",
     gives=answers.Queue,
@@ -30,8 +30,8 @@ READY_SECONDS = 0.5
 def get_queue() -> Response:
     with_history = query_flag("history")
     with engine().connect() as connection:
-        rows = connection.execute(query("queue_status")).all()
-        samples = connection.execute(query("queue_history")).all() if with_history else []
+        rows = connection.execute(query("shared/queue_status")).all()
+        samples = connection.execute(query("api/queue_history")).all() if with_history else []
     states = [
         {
             "state": row.state,
@@ -46,7 +46,7 @@ def get_queue() -> Response:
 
 
 @status.get("/healthz")
-@describe("Whether the process lives", needs="open", of="probe", gives=answers.Health)
+@describe("Whether the process is alive", needs="open", of="probe", gives=answers.Health)
 def healthz() -> Response:
     return reply({"status": "ok"})
 
@@ -54,7 +54,7 @@ def healthz() -> Response:
 @status.get("/readyz")
 @describe("Whether the process can reach its database", needs="open", of="probe", gives=answers.Health)
 def readyz() -> Response:
-    # Who asks has no credential: however often they do, the database is asked twice a second.
+    # Callers need no credential: however often they call, the database gets two queries a second.
     if time.monotonic() - current_app.extensions.get("shoptalk ready at", float("-inf")) > READY_SECONDS:
         with engine().connect() as connection:
             connection.execute(sa.text("select version from schema_version"))
@@ -63,15 +63,15 @@ def readyz() -> Response:
 
 
 @status.get("/openapi.json")
-@describe("This description", needs="open")
+@describe("The OpenAPI document", needs="open")
 def openapi() -> Response:
-    # Who asks has no credential, and it stays the same: made once.
+    # Callers need no credential, and it never changes: generated once.
     description = current_app.extensions.get("shoptalk description") or document(current_app)
     current_app.extensions["shoptalk description"] = description
     return reply(description)
 
 
 @status.get("/app/")
-@describe("A greeting, as the brief's first system had it", needs="any")
+@describe("A greeting, as in the brief's first system", needs="any")
 def greeting() -> Response:
     return Response("Hello, world. You're at the conversation index.", mimetype="text/plain")

@@ -1,4 +1,4 @@
-"""Making tokens: a shop's server has a key, and gives each device a token for its one party for a short time."""
+"""Minting tokens: a shop's server has an API key, and gets each device a short-lived token for its one party."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ tokens = Blueprint("tokens", __name__)
 
 LONGEST_SECONDS = 24 * 3600
 
-
 _Id = Annotated[Id | None, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": LARGEST_ID})]
 
 
@@ -41,16 +40,16 @@ ONE_OF = [
 
 
 class TokenIn(BaseModel, json_schema_extra={"oneOf": ONE_OF}):
-    """For whom a token is: one client, one operator, or one conversation as one of its parties.
+    """What a token is for: one client, one operator, or one conversation as one of its parties.
 
-    A conversation that has not begun needs both its parties.
+    For a conversation that does not exist yet, give both its parties too.
     """
 
     client_id: _Id = None
     operator_id: _Id = None
     conversation_id: _Id = None
-    as_: Party = Field("client", alias="as", description="of a conversation: as whom its holder speaks")
-    ttl_seconds: Annotated[int, Field(ge=10, le=LONGEST_SECONDS, description="how long it is good for")] = 3600
+    as_: Party = Field("client", alias="as", description="of a conversation: the party that the token acts as")
+    ttl_seconds: Annotated[int, Field(ge=10, le=LONGEST_SECONDS, description="how long it is valid")] = 3600
 
     @model_validator(mode="after")
     def _is_for_one(self) -> TokenIn:
@@ -59,13 +58,15 @@ class TokenIn(BaseModel, json_schema_extra={"oneOf": ONE_OF}):
             reason = "give client_id, operator_id or conversation_id"
             raise PydanticCustomError("field", reason, {"field": "client_id"})
         if self.conversation_id is not None and parties.count(None) == 1:
-            raise PydanticCustomError("field", "give both parties or none", {"field": "operator_id"})
+            raise PydanticCustomError(
+                "field", "give both client_id and operator_id, or neither", {"field": "operator_id"}
+            )
         return self
 
 
 @tokens.post("/v1/tokens")
 @describe(
-    "Make a token for a device: it may do what the key may, for one client, operator or conversation, for a while",
+    "Create a short-lived token for a device: the key's send and read rights, for one client, operator or conversation",
     needs="any",
     of="body",
     takes=TokenIn,
@@ -77,7 +78,7 @@ class TokenIn(BaseModel, json_schema_extra={"oneOf": ONE_OF}):
 def post_token() -> Response:
     wanted = parse(TokenIn, body(json_only=True))
     if not caller().scopes & {"send", "read"}:
-        raise Problem(403, "a token may do what its key may, and this key may neither send nor read")
+        raise Problem(403, "a token inherits its key's scopes send and read, and this key has neither")
     within, party = _reach(wanted)
     token, expires_at = keys().mint(caller(), within, party, wanted.ttl_seconds)
     until = answers.instant(dt.datetime.fromtimestamp(expires_at, dt.UTC))
@@ -85,7 +86,7 @@ def post_token() -> Response:
 
 
 def _reach(wanted: TokenIn) -> tuple[dict[str, int], str]:
-    """What the token is for and as whom it speaks. Raises Problem 404 for what is not there or not the key's."""
+    """The token's reach and party. Raises Problem 404 for an object that is not within the key's reach."""
     own = dict(caller().within)
     if wanted.conversation_id is not None:
         return _conversation(wanted, wanted.conversation_id), wanted.as_
@@ -117,7 +118,7 @@ def _conversation(wanted: TokenIn, number: int) -> dict[str, int]:
 
 
 def _store(client_id: int | None, operator_id: int | None) -> int:
-    """The operator's store, 0 without one. Raises Problem 404 where the key reaches not both."""
+    """The operator's store, 0 without one. Raises Problem 404 unless the key reaches both."""
     row = parties_store(client_id, operator_id)
     if client_id is not None and not row.has_client:
         raise _problem(404, "client_id", f"there is no client {client_id}")

@@ -1,1 +1,1 @@
-"""What requests may hold, and what is answered."""
+"""The wire formats: reading requests, checking their fields, answers and problems."""

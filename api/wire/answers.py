@@ -1,4 +1,4 @@
-"""What answers look like, for the OpenAPI document; `sql.shapes` makes them from rows."""
+"""The shapes of the answers, for the OpenAPI document; `sql.shapes` makes them from rows."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
+from sql.fields import WEEKDAYS
 from sql.shapes import chat, instant, sent_chat
 
-__all__ = ["chat", "instant", "sent_chat"]  # of rows; the rest of this module is their shapes for the document
+__all__ = ["chat", "instant", "sent_chat"]  # they make answers from rows
 
 State = Literal["held", "queued", "sent", "failed", "cancelled"]
+
+
+CURSOR = "pass it to GET /v1/stream as last_event_id: the stream continues without gap or repetition"
 
 
 class Client(BaseModel):
@@ -19,7 +23,7 @@ class Client(BaseModel):
     client_id: int
     username: str
     location: str
-    xmpp_jid: str = Field(default="", description="left out where there is none")
+    xmpp_jid: str = Field(default="", description="omitted if not set")
 
 
 class Operator(BaseModel):
@@ -29,22 +33,22 @@ class Operator(BaseModel):
     operator_name: str
     operator_group: str
     store_id: int
-    xmpp_jid: str = Field(default="", description="left out where there is none")
+    xmpp_jid: str = Field(default="", description="omitted if not set")
 
 
 class Chat(BaseModel):
-    """A chat, with the payload as it is sent."""
+    """A chat, with its placeholders filled in."""
 
     chat_id: int
     conversation_id: int
-    seq: int = Field(description="its number in the conversation, from 1, without gaps")
+    seq: int = Field(description="the chat's number in its conversation, from 1, without gaps")
     sender: Literal["client", "operator"]
     payload: str
     client_id: int
     operator_id: int
     utc_date: AwareDatetime = Field(description="when it was accepted")
     state: State
-    release_at: AwareDatetime | None = Field(description="when a held chat may go")
+    release_at: AwareDatetime | None = Field(description="when a held chat is due")
 
 
 class SentChat(Chat):
@@ -54,14 +58,14 @@ class SentChat(Chat):
 
 
 class BriefChat(Chat):
-    """A chat as the brief's startChat answers it."""
+    """A chat in the format of the brief's startChat."""
 
     message: str
     status: Literal[200]
 
 
 class Accepted(Chat):
-    """One chat of a list that was accepted; 200 where it had been before."""
+    """An accepted chat of a list; status 200 if it was accepted before."""
 
     status: Literal[200, 201]
 
@@ -74,7 +78,7 @@ class ProblemOut(BaseModel):
     status: int
     detail: str
     message: str
-    errors: list[dict[str, str]] = Field(default=[], description="the fields at fault, each with its reason")
+    errors: list[dict[str, str]] = Field(default=[], description="the fields at fault, each with the reason")
 
 
 class Conversation(BaseModel):
@@ -96,28 +100,28 @@ class Marks(BaseModel):
 
 
 class Present(BaseModel):
-    """Whether each party has a stream open that says so."""
+    """Whether each party is present: has a stream open that names it (?as=)."""
 
     client: bool
     operator: bool
 
 
 class ConversationNow(Conversation):
-    """A conversation, who is in it, and where its stream goes on from."""
+    """A conversation, its parties, and the cursor from which its stream continues."""
 
     username: str
     operator_name: str
-    timezone: str = Field(description="of its store, an IANA name")
-    read: Marks = Field(description="up to which seq each party has read; 0: nothing")
+    timezone: str = Field(description="the store's time zone, an IANA name")
+    read: Marks = Field(description="each party has read the chats up to this seq; 0: none")
     delivered: Marks = Field(
-        description="up to which seq each party's XMPP client has said that it has them; 0: nothing"
+        description="each party's XMPP client has confirmed receipt of the chats up to this seq; 0: none"
     )
     present: Present
-    cursor: str = Field(description="give it to GET /v1/stream as last_event_id: no gap and nothing twice")
+    cursor: str = Field(description=CURSOR)
 
 
 class BriefConversation(BaseModel):
-    """A conversation as the brief's getConversation answers it."""
+    """A conversation in the format of the brief's getConversation."""
 
     conversation: Conversation
     status: Literal[200]
@@ -148,11 +152,11 @@ class ConversationList(BaseModel):
     """Conversations, newest activity first."""
 
     conversations: list[ListedConversation]
-    cursor: str = Field(description="give it to GET /v1/stream as last_event_id: no gap and nothing twice")
+    cursor: str = Field(description=CURSOR)
 
 
 class ReadMark(BaseModel):
-    """Up to which chat a party has read."""
+    """A party's read mark."""
 
     conversation_id: int
     reader: Literal["client", "operator"]
@@ -170,37 +174,38 @@ class Store(BaseModel):
 
 
 Span = tuple[str, str]
+Weekday = Literal[WEEKDAYS]  # type: ignore[valid-type]
 
 
 class ExceptionDay(BaseModel):
-    """A day with spans of its own; either `date` or `yearly` is there."""
+    """A day with its own spans; either `date` or `yearly` is set."""
 
-    date: str = Field(default="", description="the one day")
+    date: str = Field(default="", description="a single day")
     yearly: str = Field(default="", description="month and day of every year")
     name: str = ""
     spans: list[Span]
 
 
 class Hours(BaseModel):
-    """A store's hours; members that are not set are left out."""
+    """A store's hours; members that are not set are omitted."""
 
     timezone: str
-    weekly: dict[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], list[Span]]
+    weekly: dict[Weekday, list[Span]]
     exceptions: list[ExceptionDay]
-    pace_per_minute: int = Field(default=0, description="how many of the chats that were held go in a minute")
+    pace_per_minute: int = Field(default=0, description="held chats released per minute")
     away_notice: str = ""
     urgent: list[Literal["client", "operator"]] = []
 
 
 class Instants(BaseModel):
-    """The first and the last of some instants; null: none, or never."""
+    """The first and the last of some instants; null: there are none, or never."""
 
     first: AwareDatetime | None
     last: AwareDatetime | None
 
 
 class Moved(BaseModel):
-    """How many chats are held until another instant than before."""
+    """How many chats are now held until a different instant."""
 
     chats: int
     from_: Instants = Field(alias="from")
@@ -208,14 +213,14 @@ class Moved(BaseModel):
 
 
 class ChangedHours(Hours):
-    """The hours as they are now (with dry_run: would be), and what moved (would move)."""
+    """The hours after the change, and the chats that it moved; with dry_run: that it would move."""
 
     dry_run: bool
     moved: Moved
 
 
 class Reason(BaseModel):
-    """Which day's hours decide, whether an exception made them, and the span that is open."""
+    """The day whose hours apply, the exception that sets them if any, and the open span."""
 
     day: str
     weekday: str
@@ -224,20 +229,20 @@ class Reason(BaseModel):
 
 
 class HoursExplained(BaseModel):
-    """Whether a store is open, why, and what is next; null: nothing within eight years."""
+    """Whether a store is open, why, and when it next opens and closes; null: not within eight years."""
 
     at: AwareDatetime
     timezone: str
     local_time: str
     open: bool
-    paused_at: AwareDatetime | None = Field(description="since when nothing of it is sent, whatever its hours say")
+    paused_at: AwareDatetime | None = Field(description="since when the store is paused, whatever its hours")
     by: Reason
     next_opening: AwareDatetime | None
     next_closing: AwareDatetime | None
 
 
 class QuietHours(BaseModel):
-    """A client's night, in the client's zone."""
+    """A client's quiet hours, in the client's time zone."""
 
     timezone: str
     from_: str = Field(alias="from")
@@ -249,12 +254,12 @@ class StateCount(BaseModel):
 
     state: State
     chats: int
-    oldest: AwareDatetime | None = Field(description="since when the one that is longest in it has been")
+    oldest: AwareDatetime | None = Field(description="when the oldest of them entered the state")
     next_release: AwareDatetime | None
 
 
 class QueueSample(BaseModel):
-    """How many chats were in each state; of sent: ever."""
+    """How many chats were in each state; sent: in total."""
 
     at: AwareDatetime
     held: int
@@ -267,28 +272,28 @@ class Queue(BaseModel):
     """The queue, state by state."""
 
     states: list[StateCount]
-    history: list[QueueSample] = Field(default=[], description="of the last hour, where it was asked for")
+    history: list[QueueSample] = Field(default=[], description="of the last hour, if requested")
 
 
 class Channel(BaseModel):
-    """Where sent chats are delivered outside, and how it does."""
+    """A destination of sent chats outside Shoptalk, and its status."""
 
-    store_id: int | None = Field(description="null: it is for the chats of all stores")
+    store_id: int | None = Field(description="null: for the chats of all stores")
     name: str
     kind: Literal["webhook", "amqp", "xmpp"]
     url: str | None = Field(description="of a webhook")
     state: Literal["active", "failing", "paused", "disabled"]
-    cursor: int = Field(description="the position of the log up to which every chat is done with")
-    behind: int = Field(description="positions of the log after it, of all stores")
-    failures: int = Field(description="dead letters")
-    attempts: int = Field(description="failed in a row")
+    cursor: int = Field(description="every chat up to this position of the log is delivered or given up")
+    behind: int = Field(description="how many positions of the log, of all stores, are after it")
+    dead_letters: int = Field(description="number of dead letters")
+    consecutive_failures: int
     next_attempt_at: AwareDatetime | None
     last_error: str | None
     last_error_at: AwareDatetime | None
 
 
 class ChannelWithSecret(Channel):
-    """The same, with the secret if it was made here just now."""
+    """A channel, with its secret if this request generated it."""
 
     secret: str | None = None
 
@@ -299,7 +304,7 @@ class Channels(BaseModel):
     channels: list[Channel]
 
 
-class ChannelFailure(BaseModel):
+class DeadLetter(BaseModel):
     """A dead letter of a channel."""
 
     chat_id: int
@@ -307,13 +312,13 @@ class ChannelFailure(BaseModel):
     reason: str
     attempts: int
     failed_at: AwareDatetime
-    requeue_at: AwareDatetime | None = Field(description="it is delivered once more then")
+    requeue_at: AwareDatetime | None = Field(description="when it is delivered again")
 
 
-class ChannelFailures(BaseModel):
+class DeadLetters(BaseModel):
     """Some dead letters of a channel, by position."""
 
-    failures: list[ChannelFailure]
+    dead_letters: list[DeadLetter]
 
 
 class ChannelAttempt(BaseModel):
@@ -322,24 +327,24 @@ class ChannelAttempt(BaseModel):
     chat_id: int
     attempted_at: AwareDatetime
     took_seconds: float
-    status: int | None = Field(description="of the answer; null: none came")
+    status: int | None = Field(description="of the answer; null: there was none")
     error: str | None = Field(description="null: delivered")
 
 
 class ChannelAttempts(BaseModel):
-    """The newest attempts, the newest first."""
+    """The newest attempts, newest first."""
 
     attempts: list[ChannelAttempt]
 
 
 class Token(BaseModel):
-    """A token, to be shown as `Authorization: Bearer …`, and until when."""
+    """A token, to be sent as `Authorization: Bearer …`, and when it expires."""
 
     token: str
     expires_at: AwareDatetime
 
 
 class Health(BaseModel):
-    """The process lives; ready: and reaches its database."""
+    """The process is alive; of /readyz: and reaches its database."""
 
     status: Literal["ok"]

@@ -1,4 +1,4 @@
-"""What a store's channel may be: the fields of a request, declared once."""
+"""The fields of a channel in a request, declared once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pydantic_core import PydanticCustomError
 
 from sql.fields import LARGEST_CHAT_ID
 
-CHANNEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+CHANNEL_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")  # as the constraint channels_name has it
 
 
 def _webhook_url(value: str) -> str:
     try:
         url = urllib.parse.urlsplit(value)
-        fit = url.scheme in ("http", "https") and url.hostname and url.port != 0 and not url.fragment
+        is_valid = url.scheme in ("http", "https") and url.hostname and url.port != 0 and not url.fragment
     except ValueError:
-        fit = None
-    if not fit or url.username is not None or url.password is not None or re.search(r"[^!-~]", value):
-        raise PydanticCustomError("url", "expected an http or https URL without user name and fragment, in ASCII")
+        is_valid = False
+    if not is_valid or url.username is not None or url.password is not None or re.search(r"[^!-~]", value):
+        raise PydanticCustomError("url", "expected an http or https URL in ASCII, without user name and fragment")
     return value
 
 
@@ -55,11 +55,17 @@ class WebhookIn(BaseModel):
     timeout_seconds: Annotated[float, Field(ge=0.1, le=30)] | None = None
     retry_seconds: (
         Annotated[list[Annotated[float, Field(ge=0, le=86400)]], Field(min_length=1, max_length=20)] | None
-    ) = Field(None, description="how long to wait after each failed attempt, then it is disabled")
-    from_: Literal["now", "start"] = Field("now", alias="from", description="of a new channel: where it begins")
+    ) = Field(None, description="seconds to wait after each failed attempt; after the last one the channel is disabled")
+    from_: Literal["now", "start"] = Field(
+        "now",
+        alias="from",
+        description="where a new channel starts: with chats sent from now on, or at the start of the log",
+    )
 
 
 class ReplayIn(BaseModel):
-    """Where to begin once more."""
+    """Where to start the replay."""
 
-    cursor: Annotated[int, Field(ge=0, le=LARGEST_CHAT_ID)] = Field(description="a position of the log; 0: all of it")
+    cursor: Annotated[int, Field(ge=0, le=LARGEST_CHAT_ID)] = Field(
+        description="chats after this position of the log are delivered again; 0: all of them"
+    )

@@ -1,6 +1,6 @@
-"""The examples of the API's description: calls that can be made in this order, with what was answered.
+"""The examples in the OpenAPI document: calls to be made in this order, with their answers.
 
-A test makes them again, one after the other, and so the answers are true.
+A test repeats the calls and compares the answers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def by_operation(app: Flask) -> dict[tuple[str, str], list[Example]]:
 
 
 def attach(operation: dict[str, Any], examples: list[Example]) -> None:
-    """Puts the examples of an operation where OpenAPI has them: at its parameters, its body and its answers."""
+    """Adds the examples to an operation, where OpenAPI expects them: its parameters, body and answers."""
     for example in examples:
         _show_in(operation.get("requestBody", {}), example, "body")
         _show_in(operation["responses"].get(str(example["status"]), {}), example, "answer")
@@ -43,10 +43,10 @@ def attach(operation: dict[str, Any], examples: list[Example]) -> None:
                 parameter["example"] = int(value) if str(value).isdigit() else value
 
 
-def _show_in(place: dict[str, Any], example: Example, what: str) -> None:
+def _show_in(target: dict[str, Any], example: Example, what: str) -> None:
     if what not in example:
         return
-    for kind, content in place.get("content", {}).items():
+    for kind, content in target.get("content", {}).items():
         if kind.endswith("json"):
             name = re.sub(r"\W+", "_", example["name"].lower()).strip("_")
             content.setdefault("examples", {})[name] = {"summary": example["name"], "value": example[what]}

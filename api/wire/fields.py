@@ -1,6 +1,6 @@
-"""What requests may hold: each model's fields, declared once; what a chat from outside may hold is in sql.fields.
+"""The fields of requests, declared once; those of a chat are in sql.fields.
 
-The models check the input and are what the OpenAPI document is made from.
+The models check the input, and the OpenAPI document is generated from them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from api.wire.problems import Problem
-from sql.fields import ChatIn, Id, Name, Party, Payload, field_error
+from sql.fields import ChatIn, Id, Name, Party, Payload, explain, list_errors
 from sql.jid import BadJid, bare_jid
 
 MOST_CHATS = 1000  # in one request
+TOPIC_FIELDS = ("conversation_id", "client_id", "operator_id", "store_id")  # a stream is about one of these
 
 
 def _bare_jid(value: str) -> str:
@@ -28,7 +29,7 @@ XmppJid = Annotated[
     str,
     Field(
         max_length=2047,
-        description="XMPP address; kept as servers compare it",
+        description="XMPP address; stored in the normalized form in which servers compare it",
         json_schema_extra={"pattern": "^[a-zA-Z0-9._-]{1,60}@[a-z0-9]{1,20}(\\.[a-z0-9]{1,20}){0,3}$"},
     ),
     AfterValidator(_bare_jid),
@@ -45,7 +46,7 @@ class ClientIn(BaseModel):
 
 
 class OperatorIn(BaseModel):
-    """An operator to add; a store that is not known yet begins to exist with the default hours."""
+    """An operator to add. An unknown store is created, with the default hours."""
 
     operator_id: Id
     operator_name: Name
@@ -55,26 +56,26 @@ class OperatorIn(BaseModel):
 
 
 class BriefChatIn(ChatIn):
-    """A chat to send, as the brief has it: the conversation is named."""
+    """A chat to send, as in the brief: conversation_id is required."""
 
     conversation_id: Id = Field()
 
 
 class ReadIn(BaseModel):
-    """Up to which chat of a conversation a party has read."""
+    """A party's read mark: it has read the conversation's chats up to this seq."""
 
     reader: Party
     seq: Id
 
 
 class TypingIn(BaseModel):
-    """Who is typing."""
+    """The party that is typing."""
 
     sender: Party
 
 
 class ChatEditIn(BaseModel):
-    """The new text of a chat that still waits."""
+    """The new text of a chat that is not sent yet."""
 
     payload: Payload
 
@@ -83,16 +84,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(model: type[Model], data: Any) -> Model:
-    """The request's data as the model has it. Raises Problem 400 that names each field at fault."""
+    """The request's data as an instance of the model. Raises Problem 400, naming each field at fault."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise refusal(error) from None
-
-
-def refusal(error: ValidationError) -> Problem:
-    """The problem that a failed check is answered with."""
-    errors = [field_error(details) for details in error.errors(include_url=False, include_input=False)]
+        errors = list_errors(error)
     if not errors[0]["field"]:
-        return Problem(400, "the body must be an object of named fields")
-    return Problem(400, "; ".join(f"{e['field']}: {e['reason']}" for e in errors), errors)
+        raise Problem(400, "the body must be an object of named fields")
+    raise Problem(400, explain(errors), errors)

@@ -1,4 +1,4 @@
-"""What a store's hours may be: spans, days, exceptions, checked down to the place that is at fault."""
+"""The fields of a store's hours: spans, days, exceptions. An error names the exact path of the value at fault."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from sql.fields import Name, Payload
+from sql.fields import WEEKDAYS, Name, Payload
 
 MINUTES_OF_DAY = 24 * 60
 MINUTES_OF_WEEK = 7 * MINUTES_OF_DAY
-WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MOST_EXCEPTIONS = 1000
 
 Start = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
@@ -31,12 +30,12 @@ def _zones() -> frozenset[str]:
 
 def _zone(name: str) -> str:
     if name not in _zones():
-        raise PydanticCustomError("zone", "expected an IANA zone such as Europe/Berlin")
+        raise PydanticCustomError("zone", "unknown time zone: expected an IANA name such as Europe/Berlin")
     return name
 
 
 def _plain_date(value: Any) -> Any:
-    """ISO text; a number would be taken for seconds since 1970."""
+    """ISO text only; pydantic would read a number as seconds since 1970."""
     if isinstance(value, str) and len(value) == 10:
         return value
     raise PydanticCustomError("date", "expected a date such as 2026-12-25")
@@ -55,7 +54,7 @@ Date = Annotated[dt.date, BeforeValidator(_plain_date)]
 
 
 class Weekly(BaseModel, extra="forbid"):
-    """The spans that begin on each weekday; one that ends at or before its start runs past midnight."""
+    """The spans that start on each weekday. One that ends at or before its start runs past midnight."""
 
     mon: Spans = []
     tue: Spans = []
@@ -67,7 +66,7 @@ class Weekly(BaseModel, extra="forbid"):
 
 
 class ExceptionDay(BaseModel, extra="forbid"):
-    """A day with other spans than its weekday's, or none: a date, or a day of every year."""
+    """A day with its own spans, or closed: a date, or a day of every year."""
 
     date: Date | None = None
     yearly: Annotated[str, StringConstraints(pattern=r"^[0-9]{2}-[0-9]{2}$"), AfterValidator(_day_of_year)] | None = (
@@ -84,42 +83,46 @@ class ExceptionDay(BaseModel, extra="forbid"):
 
 
 class HoursIn(BaseModel, extra="forbid"):
-    """A store's hours. `exceptions` go before `weekly`, one of a single date before a yearly one."""
+    """A store's hours. `exceptions` take precedence over `weekly`, and a `date` over a `yearly` one."""
 
     timezone: Zone
     weekly: Weekly
     exceptions: Annotated[list[ExceptionDay], Field(max_length=MOST_EXCEPTIONS)] = []
     pace_per_minute: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = Field(
-        None, description="how many of the chats that were held go in a minute; null: all at once"
+        None, description="held chats released per minute; null: all at once"
     )
     away_notice: Payload | None = Field(
-        None, description="answers the first held chat of a closed period; `{{ opens_at }}` becomes the next opening"
+        None,
+        description="sent in answer to a client's first held chat of a closed period; "
+        "`{{ opens_at }}` is replaced by the next opening",
     )
-    urgent: list[Literal["client", "operator"]] = Field([], description="who may send urgent chats, at any hour")
+    urgent: list[Literal["client", "operator"]] = Field(
+        [], description="the parties that may send urgent chats, at any hour"
+    )
 
     @model_validator(mode="after")
     def _no_overlaps(self) -> HoursIn:
         week = [
-            (WEEKDAYS.index(day) * MINUTES_OF_DAY + _minutes(opens), _length((opens, closes)), f"weekly.{day}[{place}]")
+            (WEEKDAYS.index(day) * MINUTES_OF_DAY + _minutes(opens), _length((opens, closes)), f"weekly.{day}[{index}]")
             for day in WEEKDAYS
-            for place, (opens, closes) in enumerate(getattr(self.weekly, day))
+            for index, (opens, closes) in enumerate(getattr(self.weekly, day))
         ]
-        _refuse_overlaps(week, MINUTES_OF_WEEK)
+        _reject_overlaps(week, MINUTES_OF_WEEK)
         seen: dict[tuple[dt.date | None, str | None], int] = {}
         for number, day in enumerate(self.exceptions):
             if seen.setdefault((day.date, day.yearly), number) != number:
                 raise _at(f"exceptions[{number}]", f"is the same day as exceptions[{seen[day.date, day.yearly]}]")
-            _refuse_overlaps(
+            _reject_overlaps(
                 [
-                    (_minutes(span[0]), _length(span), f"exceptions[{number}].spans[{place}]")
-                    for place, span in enumerate(day.spans)
+                    (_minutes(span[0]), _length(span), f"exceptions[{number}].spans[{index}]")
+                    for index, span in enumerate(day.spans)
                 ]
             )
         return self
 
 
 class HolidaysIn(BaseModel, extra="forbid"):
-    """Which public holidays to close on."""
+    """The public holidays to close on."""
 
     country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")] = Field(description="ISO 3166-1, two letters")
     subdivision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 -]{1,40}$")] | None = None
@@ -127,7 +130,7 @@ class HolidaysIn(BaseModel, extra="forbid"):
 
 
 class QuietHoursIn(BaseModel, extra="forbid"):
-    """A client's night, in the client's zone."""
+    """A client's quiet hours, in the client's time zone."""
 
     timezone: Zone
     starts: Start = Field(alias="from")
@@ -136,12 +139,12 @@ class QuietHoursIn(BaseModel, extra="forbid"):
     @model_validator(mode="after")
     def _not_all_day(self) -> QuietHoursIn:
         if self.starts == self.ends:
-            raise _at("to", "must differ from `from`: nothing would ever be sent")
+            raise _at("to", "must differ from `from`: otherwise nothing is ever sent")
         return self
 
 
-def _at(place: str, reason: str) -> PydanticCustomError:
-    return PydanticCustomError("field", "{reason}", {"field": place, "reason": reason})
+def _at(path: str, reason: str) -> PydanticCustomError:
+    return PydanticCustomError("field", "{reason}", {"field": path, "reason": reason})
 
 
 def _minutes(time: str) -> int:
@@ -153,12 +156,12 @@ def _length(span: Span) -> int:
     return closes - opens if closes > opens else closes - opens + MINUTES_OF_DAY
 
 
-def _refuse_overlaps(spans: list[tuple[int, int, str]], around: int | None = None) -> None:
-    """Refuses spans, each (start, length, place), that overlap; `around`: the end of the circle they are on."""
+def _reject_overlaps(spans: list[tuple[int, int, str]], around: int | None = None) -> None:
+    """Rejects spans, each (start, length, path), that overlap; `around`: the length of the week, where it wraps."""
     spans = sorted(spans)
     pairs = list(itertools.pairwise(spans))
     if around is not None and len(spans) > 1:
         pairs.append((spans[-1], (spans[0][0] + around, *spans[0][1:])))
-    for (start, length, place), (next_start, _, next_place) in pairs:
+    for (start, length, path), (next_start, _, next_path) in pairs:
         if start + length > next_start:
-            raise _at(next_place, f"overlaps {place}")
+            raise _at(next_path, f"overlaps {path}")

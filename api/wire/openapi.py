@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the routes and the very models that check the input."""
+"""The OpenAPI document, generated from the routes and from the models that check the input."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from werkzeug.routing import Rule
 
-from api.gate import access
 from api.wire import examples
 from api.wire.answers import ProblemOut
+from api.wire.channel_fields import CHANNEL_NAME
+from api.wire.needs import ANY, OPEN, Need, need_of
+from api.wire.needs import needs as declare_needs
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 PATH_NUMBER = {"type": "integer", "minimum": 1}
-PATH_TEXTS = {"name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,62}$"}}
-REPLAYED = {
+PATH_TEXTS = {"name": {"type": "string", "pattern": CHANNEL_NAME.pattern}}
+REPEAT_HEADER = {
     "Idempotent-Replayed": {
-        "description": "true where the request had been done before and nothing was added",
+        "description": "true for an idempotent repeat: the same request was accepted before, and nothing was added",
         "schema": {"const": "true"},
     }
 }
@@ -32,30 +34,26 @@ REPLAYED = {
 
 @dataclass(frozen=True)
 class Operation:
-    """What a view takes and gives; `describe` attaches one to it."""
+    """A view's input and output; `describe` attaches it to the view."""
 
     summary: str
     takes: type[BaseModel] | None = None
-    gives: Any = None  # of status 200; None: not described
-    created: type[BaseModel] | None = None  # of status 201, on the routes that say so
+    gives: Any = None  # with status 200; None: not described
+    created: type[BaseModel] | None = None  # with status 201, on routes below /v1
     problems: tuple[int, ...] = ()
     status: int = 200
-    query: dict[str, tuple[int, int] | dict[str, Any]] = field(
-        default_factory=dict
-    )  # name: least and most, or its schema
-    json_only: bool = False  # the body cannot be a form
-    list_up_to: int = 0  # the body may also be a JSON list of so many
+    # Of the query string, by name: the smallest and largest number, or a schema.
+    query: dict[str, tuple[int, int] | dict[str, Any]] = field(default_factory=dict)
+    json_only: bool = False  # the body must not be a form
+    list_up_to: int = 0  # the body may also be a JSON list of up to so many; 0: not
 
 
 def describe(summary: str, needs: str, of: str = "nothing", **parts: Any) -> Callable[[View], View]:
-    """Says who may call a view (`access.needs`) and what it takes and gives, for the document below.
-
-    The parts are Operation's fields.
-    """
+    """Declares a view's needs (`api.wire.needs`), input and output. The parts are Operation's fields."""
 
     def attach(view: View) -> View:
         view.operation = Operation(summary, **parts)  # type: ignore[attr-defined]
-        return access.needs(needs, of)(view)
+        return declare_needs(needs, of)(view)
 
     return attach
 
@@ -71,7 +69,7 @@ def document(app: Flask) -> dict[str, Any]:
         if operation is not None:
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
             for method in rule.methods & {"GET", "POST", "PUT", "PATCH", "DELETE"} if rule.methods else ():
-                described = _operation(rule, operation, schemas) | _security(access.need_of(view))
+                described = _operation(rule, operation, schemas) | _security(need_of(view))
                 examples.attach(described, made.get((rule.endpoint, method), []))
                 paths.setdefault(path, {})[method.lower()] = described
     return {
@@ -80,16 +78,16 @@ def document(app: Flask) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "a key or a token"}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "an API key or a token"}},
         },
     }
 
 
-def _security(need: access.Need | None) -> dict[str, Any]:
-    """The scope that is needed; nothing is where the server has no keys."""
-    if need is None or need.scope == access.OPEN:
+def _security(need: Need | None) -> dict[str, Any]:
+    """The required scope; `{}` because a server without keys requires none."""
+    if need is None or need.scope == OPEN:
         return {"security": []}
-    return {"security": [{}, {"key": [] if need.scope == access.ANY else [need.scope]}]}
+    return {"security": [{}, {"key": [] if need.scope == ANY else [need.scope]}]}
 
 
 def _operation(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +122,7 @@ def _query_schema(what: tuple[int, int] | dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema for a form, where everything is text: no numbers and no null."""
+    """The schema of a form, where every value is text: no numbers and no null."""
     properties = copy.deepcopy(schema["properties"])
     for name in properties:
         if "anyOf" in properties[name]:
@@ -138,7 +136,7 @@ def _responses(rule: Rule, operation: Operation, schemas: dict[str, Any]) -> dic
     if operation.gives is not None:
         responses["200"] |= {"content": _json(operation.gives, schemas)}
     if operation.takes is not None and operation.status == 200:
-        responses["200"]["headers"] = REPLAYED
+        responses["200"]["headers"] = REPEAT_HEADER
     if operation.created is not None and rule.rule.startswith("/v1/"):
         responses["201"] = {"description": "created", "content": _json(operation.created, schemas)}
     problem = _schema(ProblemOut, schemas)
@@ -154,7 +152,7 @@ def _json(shape: Any, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(shape: Any, schemas: dict[str, Any]) -> dict[str, Any]:
-    """The shape's JSON schema by reference; what it refers to is put into `schemas`."""
+    """The shape's JSON schema by reference; the schemas that it refers to are added to `schemas`."""
     schema = TypeAdapter(shape).json_schema(ref_template="#/components/schemas/{model}", schema_generator=_Schemas)
     schemas.update(schema.pop("$defs", {}))
     if isinstance(shape, type) and issubclass(shape, BaseModel):
@@ -165,6 +163,6 @@ def _schema(shape: Any, schemas: dict[str, Any]) -> dict[str, Any]:
 
 class _Schemas(GenerateJsonSchema):
     def tuple_schema(self, schema: Any) -> JsonSchemaValue:
-        """With `items`, which says nothing new of so many `prefixItems`: the viewer at /docs draws no list without."""
+        """Adds `items`, redundant beside `prefixItems`: without it the viewer at /docs shows no list."""
         described = super().tuple_schema(schema)
         return described | {"items": described["prefixItems"][-1]}

@@ -1,4 +1,4 @@
-"""Every error answer, made in one place: RFC 9457 problem details, and what each SQLSTATE means in HTTP."""
+"""Every error answer is made here: RFC 9457 problem details, also of database errors."""
 
 from __future__ import annotations
 
@@ -14,22 +14,15 @@ from flask import Flask, Response, current_app, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
+from sql.errors import http_status
 from sql.log import Log
 
 log = Log("api")
 
 RETRY_AFTER_SECONDS = 1
-DRAIN_SECONDS = 30  # for the rest of a body that nobody wants
+DRAIN_SECONDS = 30  # for the rest of a rejected body
 
-# What the database says, by SQLSTATE and then by class. Those in ST are schema.sql's own. What is in
-# neither is trouble of the server: come again.
-STATUS_OF_SQLSTATE = {"ST403": 403, "ST404": 404, "ST409": 409}
-STATUS_OF_CLASS = {
-    "22": 400,  # data exception
-    "23": 400,  # a constraint that the input models did not catch
-}
-
-# The input field that a constraint is about.
+# The input field that a constraint checks.
 FIELD_OF_CONSTRAINT = {
     "chats_chat_id": "chat_id",
     "chats_payload": "payload",
@@ -47,10 +40,10 @@ class Problem(Exception):
     status: int
     detail: str
     errors: list[dict[str, str]] = field(default_factory=list)
-    retry_after_seconds: int | None = None  # of 429; 503 always says it
+    retry_after_seconds: int | None = None  # of 429; 503 always has one
 
     def as_dict(self) -> dict[str, Any]:
-        """The members of the answer; `message` is what the brief's first clients read."""
+        """The members of the answer; `message` is for the brief's first clients."""
         body: dict[str, Any] = {
             "type": "about:blank",
             "title": http.HTTPStatus(self.status).phrase,
@@ -77,16 +70,21 @@ def field_errors(field_name: str | None, reason: str) -> list[dict[str, str]]:
     return [{"field": field_name, "reason": reason}] if field_name else []
 
 
-def of_sqlstate(state: str, reason: str, field_name: str | None) -> Problem:
-    """What a database error means to the caller."""
-    status = STATUS_OF_SQLSTATE.get(state) or STATUS_OF_CLASS.get(state[:2])
-    if status is None:
-        return Problem(503, "the database cannot do this just now, try again")
+def no_such(kind: str) -> Problem:
+    """The problem of an object that does not exist, or not for the caller."""
+    return Problem(404, f"There is no {kind} with the specified id.")
+
+
+def of_sqlstate(sqlstate: str, reason: str, field_name: str | None) -> Problem:
+    """The problem of a database error."""
+    status = http_status(sqlstate)
+    if status == 503:
+        return Problem(503, "the database cannot do this now, try again")
     return Problem(status, reason, field_errors(field_name, reason))
 
 
 def of_database_error(error: psycopg.Error) -> Problem:
-    """The same, for an error as psycopg raises it."""
+    """The same, of psycopg's exception."""
     diagnostic = error.diag
     name = diagnostic.column_name or FIELD_OF_CONSTRAINT.get(diagnostic.constraint_name or "")
     return of_sqlstate(error.sqlstate or "08000", diagnostic.message_primary or str(error), name)
@@ -118,15 +116,15 @@ def register(app: Flask) -> None:
         return answer.response()
 
     @app.errorhandler(sa.exc.TimeoutError)
-    @app.errorhandler(sa.exc.InvalidRequestError)  # the pool's, for one closed connection after another
+    @app.errorhandler(sa.exc.InvalidRequestError)  # the pool's, after several closed connections in a row
     @app.errorhandler(psycopg.Error)
     def unreachable(error: Exception) -> Response:
         log("database_unavailable", reason=error)
-        return Problem(503, "the database cannot be reached just now, try again").response()
+        return Problem(503, "the database cannot be reached now, try again").response()
 
 
 def _drain_body(limit_bytes: int = 64 * 2**20) -> None:
-    """Reads off a body that was too large, so that the client gets to read the answer and not a reset."""
+    """Reads the rest of a body that was too large, so that the client can read the answer instead of a reset."""
     stream = request.environ["wsgi.input"]
     with gevent.Timeout(DRAIN_SECONDS, False), contextlib.suppress(ParseException, OSError):
         while limit_bytes > 0 and (chunk := stream.read(65536)):

@@ -1,4 +1,4 @@
-"""Reading a request: its body as plain data, its path's and query's numbers."""
+"""Reading a request: its body as plain data, the values in its path and query."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from gunicorn.http.errors import ParseException
 from pydantic import TypeAdapter, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from api.wire.problems import Problem, field_errors
+from api.wire.problems import Problem, field_errors, no_such
 from sql.fields import ChatId, Id
 
 _id = TypeAdapter(Id)
 _chat_id = TypeAdapter(ChatId)
 
-
-BODY_SECONDS = 30  # for all of a body, however steadily it drips
+BODY_SECONDS = 30  # for a whole body, even if it keeps trickling in
 
 
 class SlowBody(Exception):
-    """The body has not come in time."""
+    """The body did not arrive in time."""
 
 
 def body(json_only: bool = False) -> Any:
@@ -38,24 +37,24 @@ def body(json_only: bool = False) -> Any:
 
 
 def _whole_body() -> bytes:
-    """All of it: of a body that was cut off on the way, a form would make a shorter chat."""
+    """The whole body. A truncated form would parse as a shorter chat, so the length is checked."""
     try:
         with gevent.Timeout(BODY_SECONDS, SlowBody):
             data = request.get_data()
     except SlowBody:
         raise Problem(408, f"the body took longer than {BODY_SECONDS} s") from None
-    except (ParseException, OSError) as error:  # gunicorn's word on chunks that are none
+    except (ParseException, OSError) as error:  # gunicorn's, for malformed chunks
         raise Problem(400, f"the body cannot be read: {error}") from None
     most = request.max_content_length
     if request.content_length is None and most is not None and len(data) >= most:
-        raise RequestEntityTooLarge  # in chunks: it was cut there
+        raise RequestEntityTooLarge  # chunked: it was truncated there
     if request.content_length not in (None, len(data)):
-        raise Problem(400, "the body ended early")
+        raise Problem(400, "the body is shorter than its Content-Length")
     return data
 
 
 def _form(data: bytes) -> dict[str, str]:
-    """A form's fields, of each the first. Others' encodings are refused: read as UTF-8 they would be another text."""
+    """A form's fields, the first of each name. Encodings other than UTF-8 are rejected: the text would be garbled."""
     try:
         if request.mimetype == "application/x-www-form-urlencoded":
             return dict(reversed(parse_qsl(data.decode(), keep_blank_values=True, errors="strict")))
@@ -77,11 +76,11 @@ def _json(data: bytes) -> Any:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def id_or_none(text: str | None, chat: bool = False) -> int | None:
-    """The id that a text is; None: it cannot be one. Blanks around it are none: they would get into a Link header."""
+    """The text as an id; None: not a valid one. Blanks around it are not valid: they would get into a Link header."""
     if text is None or text != text.strip():
         return None
     try:
@@ -90,16 +89,16 @@ def id_or_none(text: str | None, chat: bool = False) -> int | None:
         return None
 
 
-def path_id(text: str, missing: str, chat: bool = False) -> int:
-    """The id in a path. What cannot be one is not found: raises Problem 404 with the text `missing`."""
-    number = id_or_none(text, chat)
+def path_id(text: str, kind: str) -> int:
+    """The id of an object of this kind in a path. An invalid id is not found either: raises Problem 404."""
+    number = id_or_none(text, chat=kind == "chat")
     if number is None:
-        raise Problem(404, missing)
+        raise no_such(kind)
     return number
 
 
 def query_flag(name: str) -> bool:
-    """A true or false in the query string, false where there is none. Raises Problem 400 that names it."""
+    """A true or false in the query string; false if missing. Raises Problem 400, naming it."""
     text = request.args.get(name, "false")
     if text not in ("true", "false"):
         reason = "expected true or false"
@@ -108,7 +107,7 @@ def query_flag(name: str) -> bool:
 
 
 def query_number(name: str, default: int, least: int, most: int) -> int:
-    """A number in the query string. Raises Problem 400 that names it."""
+    """A number in the query string. Raises Problem 400, naming it."""
     text = request.args.get(name)
     if text is None:
         return default

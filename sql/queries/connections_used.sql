@@ -1,4 +1,0 @@
--- How many of the connections that are not reserved are in use, of the whole server.
-select (select sum(numbackends) from pg_stat_database)::integer as used,
-       current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
-           - coalesce(current_setting('reserved_connections', true), '0')::integer as available

@@ -1,4 +1,0 @@
--- The first and the last position of the sent log; 1 and 0 while it is empty. The first is looked for past what prune()
--- has removed, whose dead rows may be many.
-select coalesce((select min(position) from sent_log where position > (select upto from pruned)), 1) as earliest,
-       coalesce((select max(position) from sent_log), 0) as latest

@@ -1,2 +1,0 @@
--- See the function of this name in schema.sql. Raises ST404.
-select pause_channel(:name, :store_id)

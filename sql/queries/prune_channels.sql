@@ -1,2 +1,0 @@
--- Forgets old attempts and old ids of inbound messages.
-select prune_channels()

@@ -1,2 +1,0 @@
--- What is going on: one row a state.
-select state, chats, oldest, next_release from queue_status

@@ -1,5 +1,0 @@
--- The channels of a store, or (null) of the whole system, all or the one of a name, and how they do.
-select channel_id, store_id, name, kind, url, cursor, state, behind, failures, attempts, retry_at, last_error, last_error_at
-  from channel_status
- where store_id is not distinct from cast(:store_id as integer) and (cast(:name as text) is null or name = :name)
- order by name

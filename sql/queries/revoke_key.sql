@@ -1,2 +1,0 @@
--- Makes a key worthless. Raises ST404.
-select revoke_key(:name)

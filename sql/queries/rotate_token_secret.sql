@@ -1,2 +1,0 @@
--- Signs tokens with a new secret.
-select rotate_token_secret(:forget)

@@ -1,2 +1,0 @@
--- The version of the schema that is installed.
-select version from schema_version

@@ -1,6 +1,0 @@
--- Zones of stores and clients that the server has under no such name: gone from its data, or no IANA names at all.
-select z.timezone
-  from (select timezone from stores union all select timezone from quiet_hours) z
- where not exists (select from pg_timezone_names n where lower(n.name) = lower(z.timezone))
- group by z.timezone
- order by z.timezone
