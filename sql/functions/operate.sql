@@ -74,8 +74,10 @@ begin
     end if;
     -- Locked, so that pause_conversation() either is seen here or finds the queue row; and the quiet hours after that wait.
     select * into conversation from conversations cv where cv.conversation_id = chat.conversation_id for share;
-    quiet_for := quiet_for(chat.client_id, chat.sender);
-    select * into schedule from schedule_chat(conversation, quiet_for, false, at);
+    if chat.sender = 'operator' then
+        quiet_for := quiet_for(chat.client_id);
+    end if;
+    schedule := schedule_chat(conversation, quiet_for, false, at);
     perform queue_chats(array[row (
         schedule.due_at, case when schedule.held_until is not null then at end, chat.chat_id, chat.conversation_id,
         chat.seq, conversation.store_id, quiet_for, false, conversation.paused_at is not null)::chat_queue]);
