@@ -179,7 +179,7 @@ def test_a_dry_run_says_what_the_change_then_does(api: FlaskClient, shop: Connec
     assert api.get(URL).get_json()["weekly"]["mon"] == [["09:00", "14:00"]]
     with shop.transaction():
         shop.execute("select change_hours(2, %s::json, true)", ['{"timezone": "UTC", "weekly": {}, "exceptions": []}'])
-        assert shop.execute(counters).fetchone() == (0,), "a preview writes no pointer"
+        assert shop.execute(counters).fetchone() == (0,), "a preview writes no queue row"
     assert api.put(URL, json=later).get_json() == would | {"dry_run": False}
     assert {chat[3] for chat in chats(api)} == {"2026-03-02T10:00:00.000000Z"}
     assert at_fault(api.put(URL + "?dry_run=maybe", json=later)) == {"dry_run"}

@@ -25,7 +25,7 @@ def every_day(*spans: tuple[str, str]) -> dict[str, Any]:
 
 
 def due(db: Connection) -> list[str]:
-    """When each waiting chat may go, in UTC, by conversation and seq."""
+    """When each waiting chat is due, in UTC, by conversation and seq."""
     return [
         instant
         for (instant,) in db.execute(

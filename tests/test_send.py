@@ -404,7 +404,7 @@ def blocks(db: Connection, relation: str, work: Callable[[], None]) -> int:
 def test_neither_held_nor_dead_rows_are_walked_however_many_there_are(
     shop: Connection, connect: Callable[[], Connection], many: int
 ) -> None:
-    pointers = (
+    queue_rows = (
         "insert into chat_queue (due_at, held_since, chat_id, conversation_id, seq, store_id)"
         " select %s::timestamptz, nullif(%s, 'live')::timestamptz, g, g, 1, 2 from generate_series(1001, 1000 + %s) g"
     )
@@ -412,9 +412,9 @@ def test_neither_held_nor_dead_rows_are_walked_however_many_there_are(
     with connect() as holder, holder.transaction():
         holder.execute("set transaction isolation level repeatable read")
         holder.execute("select count(*) from chats")  # a snapshot that keeps the dead rows
-        shop.execute(pointers, ["2026-03-02 09:00+00", "live", many])
+        shop.execute(queue_rows, ["2026-03-02 09:00+00", "live", many])
         shop.execute("delete from chat_queue")
-        shop.execute(pointers, ["2999-01-01", "2026-03-02 09:00+00", many])
+        shop.execute(queue_rows, ["2999-01-01", "2026-03-02 09:00+00", many])
         clock(shop, "2026-03-02 10:00")
         enqueue(shop)
         # From the start of the queue it does walk the dead rows: the test would see it.

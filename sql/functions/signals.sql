@@ -1,7 +1,7 @@
 -- What open pages are told besides the log: NOTIFY chat_event, which every web process hears and hands to its streams.
 --
--- The functions that change a waiting chat call these, so that pages hear of it whoever makes the change: REST, the command
--- line, or a person in psql. Typing, read marks, and chats that are held when they are accepted are told by
+-- The functions that change a waiting chat call these, so that pages hear of every change, whether it comes from REST,
+-- the command line or psql. Typing, read marks, and chats that are held when they are accepted are told by
 -- queries/shared/announce.sql, in batches and far from the hot path: a committing NOTIFY takes a lock of the whole cluster.
 
 -- Tells the streams of a conversation, its parties and its store of an event. A notification has at most 8,000 bytes.
