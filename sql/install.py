@@ -62,11 +62,12 @@ def prepare(database_url: str, patience_seconds: float = 60, oldest: int = VERSI
     with _connect_patiently(database_url, patience_seconds) as connection:
         if connection.info.server_version < OLDEST_SERVER:
             raise WrongSchema(f"PostgreSQL 15 or newer is required, this is {connection.info.server_version // 10000}")
-        if installed_version(connection) is None:
+        version = installed_version(connection)
+        if version is None:
             connection.execute("select pg_advisory_lock(%s)", [INSTALL_LOCK])
             if installed_version(connection) is None:
                 _install(connection)
-        elif installed_version(connection) == oldest and installed_digests(connection) not in (None, file_digests()):
+        elif version == oldest and installed_digests(connection) not in (None, file_digests()):
             log("functions_differ")
     check_version(database_url, oldest)
 

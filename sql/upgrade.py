@@ -1,4 +1,4 @@
-"""Brings the schema of an existing database up to date: its tables by upgrades/, its functions by installing all.
+"""Brings the schema of an existing database up to date: its tables by upgrades/, its functions by their files.
 
 A change of a table is one file, sql/upgrades/0002_<name>.sql, without function bodies. Functions, views, triggers and
 grants have no upgrades: their files in sql/functions/ are installed whenever they differ.
@@ -84,7 +84,7 @@ def pending(database_url: str, known: Sequence[Upgrade]) -> Pending:
 
 
 def migrate(database_url: str, known: Sequence[Upgrade]) -> Pending:
-    """Runs the pending upgrades, then installs all functions, in one transaction; returns what it did.
+    """Runs the pending upgrades, then installs the function files that differ, in one transaction; returns what it did.
 
     An empty database gets the whole schema. Any number may call it at once. If killed, it has changed nothing. Raises
     WrongSchema, and psycopg.errors.LockNotAvailable if a table was busy at each attempt.
@@ -110,9 +110,8 @@ def _pending(connection: psycopg.Connection[tuple[object, ...]], known: Sequence
         return Pending(steps, list(function_files()), sorted(functions))
     # Only the files that differ, so that a changed function locks no table and no view; and then the grants, because
     # replacing a function takes away with whose rights it runs.
-    outdated = {name for name, digest in file_digests().items() if installed.get(name) != digest} | {
-        *functions.values()
-    }
+    outdated = set(functions.values())
+    outdated |= {name for name, digest in file_digests().items() if installed.get(name) != digest}
     files = [name for name in function_files() if name in outdated or (name == ROLES and outdated)]
     return Pending(steps, files, sorted(functions))
 

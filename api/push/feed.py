@@ -284,8 +284,13 @@ class Feed:
     def _readers(self, signal: Signal) -> set[Subscription]:
         with self._lock:
             watchers = self._watchers.get(signal.scope, ()) if signal.scope else ()
-            readers = set[Subscription]().union(*(self._streams.get(topic, ()) for topic in signal.to.items()))
-            return {reader for reader in readers if reader.caller.reaches(signal.to)} | set(watchers)
+            return self._readers_of(signal.to) | set(watchers)
+
+    def _readers_of(self, to: Mapping[str, Any]) -> set[Subscription]:
+        """The streams of these topics whose callers reach them. Under the lock."""
+        topics = ((name, to[name]) for name in TOPIC_FIELDS if name in to)
+        readers = set[Subscription]().union(*(self._streams.get(topic, ()) for topic in topics))
+        return {reader for reader in readers if reader.caller.reaches(to)}
 
     def _read_changed(self, signals: list[Signal]) -> dict[Change, list[sa.Row[Any]]]:
         """The changed chats as they are now, by the change that names them, if there may be a stream for them here.
@@ -320,12 +325,11 @@ class Feed:
 
     def _hand_out_change(self, row: sa.Row[Any]) -> None:
         """A changed chat to the streams of its conversation, its parties and its store."""
-        chat = row._asdict()
         with self._lock:
-            readers = set[Subscription]().union(*(self._streams.get((name, chat[name]), ()) for name in TOPIC_FIELDS))
+            readers = self._readers_of(row._asdict())
         event = encode_signal("change", answers.chat(row))
         for subscription in readers:
-            if subscription.caller.reaches(chat) and subscription.caller.sees(row.sender, row.state):
+            if subscription.caller.sees(row.sender, row.state):
                 subscription.put_signal(event)
 
     def _hand_out(self, position: int, chat: Mapping[str, Any], encode_chat: Callable[[], bytes]) -> None:

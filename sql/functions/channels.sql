@@ -185,9 +185,7 @@ declare
     old jsonb;
     changed jsonb := settings || jsonb_build_object('secret', coalesce(secret, made));
 begin
-    if not exists (select from stores s where s.store_id = put_webhook.store_id) then
-        perform refuse_unknown('store', store_id);
-    end if;
+    perform check_store(store_id);
     insert into channels (store_id, name, kind, settings, cursor)
     values (put_webhook.store_id, put_webhook.name, 'webhook', changed,
             case when from_start then 0 else (select coalesce(max(l.position), 0) from sent_log l) end)

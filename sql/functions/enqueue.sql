@@ -281,7 +281,7 @@ begin
 end $$;
 
 -- The conversations of the list whose chats can be accepted all at once: the conversation exists, its parties are the
--- chats' own, and no chat needs a second look. A second look need: a placeholder, an id that may be a repeat, an urgent
+-- chats' own, and no chat needs a second look. These need one: a placeholder, an id that may be a repeat, an urgent
 -- chat, a client with quiet hours, a paused conversation, and a closed store that keeps a pace, gives away notices, or
 -- whose hours are being changed.
 create or replace function plain_conversations(items chat_item[], at timestamptz) returns integer[]

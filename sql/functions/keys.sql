@@ -7,8 +7,8 @@ returns text language plpgsql volatile as $$
 declare
     key text := 'shoptalk_' || encode(random_secret(), 'hex');
 begin
-    if store_id is not null and not exists (select from stores s where s.store_id = make_key.store_id) then
-        perform refuse_unknown('store', store_id);
+    if store_id is not null then
+        perform check_store(store_id);
     end if;
     insert into api_keys (name, hash, scopes, store_id)
     values (make_key.name, sha256(convert_to(key, 'UTF8')), make_key.scopes, make_key.store_id)

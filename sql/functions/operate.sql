@@ -112,15 +112,6 @@ end $$;
 -- Pause, resume, release. They cost the claim nothing: a paused store is one that never opens, and the queue rows of a
 -- paused conversation are never due.
 
--- Raises ST404 for a store that does not exist.
-create or replace function check_store(store_id integer) returns void
-language plpgsql stable as $$
-begin
-    if not exists (select from stores s where s.store_id = check_store.store_id) then
-        perform refuse_unknown('store', store_id);
-    end if;
-end $$;
-
 -- Nothing of the store is sent until resume_store(), urgent chats included; chats accepted meanwhile are held. Waits for a
 -- batch that is being sent. Returns how many of its chats wait. Pausing twice is no error.
 create or replace function pause_store(store_id integer) returns bigint

@@ -53,11 +53,8 @@ begin
         return;
     end if;
     select * into conversation from conversations cv where cv.conversation_id = mark_delivered.conversation_id;
-    perform pg_notify('chat_event', json_build_object(
-        'event', 'delivered',
-        'data', json_build_object('conversation_id', conversation_id, 'party', recipient, 'seq', delivered_seq),
-        'to', json_build_object('conversation_id', conversation_id, 'client_id', conversation.client_id,
-                                'operator_id', conversation.operator_id, 'store_id', conversation.store_id))::text);
+    perform notify_event('delivered', conversation, jsonb_build_object(
+        'conversation_id', conversation_id, 'party', recipient, 'seq', delivered_seq));
 end $$;
 
 
